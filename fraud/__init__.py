@@ -1,0 +1,1 @@
+"""Card-fraud detection, the worked example: a generator, features, rules and models."""

@@ -1,0 +1,108 @@
+"""Feeds a log with the generator's days: transactions, their labels 7 days later, and the truth apart.
+
+A day is one commit, together with the number of days written: so a killed feeder goes on exactly where it stood.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import polars as pl
+
+from fraud.generator import PUBLISHED, Profile, days
+from streams.codec.json import encode
+from streams.core.record import Produced, TopicPartition
+from streams.log.base import Committed, Log, LogWriter, TopicSpec
+
+AUTH, LABELS, TRUTH = "tx.auth", "tx.labels", "tx.truth"
+FEEDER = "fraud-feed"
+LABEL_DELAY_DAYS = 7
+_DAY_MS = 86_400_000
+_MARK = -1
+
+
+def create_topics(log: Log, partitions: int) -> None:
+    """The feed's topics, kept for ever: their records carry old event times."""
+    kept = {"retention.ms": "-1"}
+    log.create([TopicSpec(AUTH, partitions, kept), TopicSpec(LABELS, partitions, kept), TopicSpec(TRUTH, 1, kept)])
+    log.create([TopicSpec(f"{FEEDER}-tasks", 1, kept)])
+
+
+def days_written(log: Log) -> int:
+    """How many days an earlier feeder has written."""
+    if AUTH not in log.topics([AUTH]):
+        return 0
+    mark = log.committed(FEEDER, [TopicPartition(AUTH, 0)])[TopicPartition(AUTH, 0)]
+    return mark.offset if mark is not None else 0
+
+
+def feed(
+    log: Log,
+    *,
+    profile: Profile = PUBLISHED,
+    partitions: int = 4,
+    days_a_second: float | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+    told: Callable[[int, int], None] = lambda day, rows: None,
+) -> int:
+    """Write the days that are not written yet, as fast as possible or at a fixed rate; returns how many exist.
+
+    After the last transaction's day the labels go on for 7 days. `told(day, rows)` is called after each commit.
+    """
+    create_topics(log, partitions)
+    writer = log.writer(FEEDER, "feeder", log.group(FEEDER, "feeder", 1))
+    written = days_written(log)
+    waiting: deque[pl.DataFrame] = deque()
+    started, done = time.monotonic(), 0
+    start_ms = int(pl.Series([profile.start]).cast(pl.Datetime("ms")).cast(pl.Int64).item())
+    try:
+        for day, frame in enumerate(_with_label_days(profile)):
+            if stopping():
+                break
+            waiting.append(frame)
+            due = waiting.popleft() if len(waiting) > LABEL_DELAY_DAYS else None
+            if day < written:
+                continue
+            _write(writer, frame, due, start_ms + (day + 1) * _DAY_MS - 1, partitions)
+            writer.commit({TopicPartition(AUTH, 0): Committed(day + 1)}, {})
+            written = day + 1
+            told(day, frame.height)
+            done += 1
+            if days_a_second:
+                time.sleep(max(0.0, started + done / days_a_second - time.monotonic()))
+    finally:
+        writer.close()
+    return written
+
+
+def _with_label_days(profile: Profile) -> Iterator[pl.DataFrame]:
+    yield from days(profile)
+    empty = next(iter(days(Profile(customers=3, terminals=2, days=1)))).clear()
+    for _ in range(LABEL_DELAY_DAYS):
+        yield empty
+
+
+def _write(writer: LogWriter, frame: pl.DataFrame, due: pl.DataFrame | None, end: int, partitions: int) -> None:
+    card, terminal = _name("c", "customer_id"), _name("t", "terminal_id")
+    if frame.height:
+        out = frame.select("transaction_id", "at", card.alias("card_id"), terminal.alias("terminal_id"), "amount")
+        keys, times = out["card_id"].cast(pl.Binary).to_list(), out["at"].to_list()
+        writer.append(Produced(AUTH, None, keys, encode(out), times))
+        truth = frame.select("transaction_id", "at", "scenario")
+        writer.append(Produced(TRUTH, 0, [None] * truth.height, encode(truth), times))
+    if due is not None and due.height:
+        delayed = due.select(
+            "transaction_id",
+            pl.col("at") + LABEL_DELAY_DAYS * _DAY_MS,
+            terminal.alias("terminal_id"),
+            (pl.col("scenario") > 0).alias("fraud"),
+        )
+        keys = delayed["terminal_id"].cast(pl.Binary).to_list()
+        writer.append(Produced(LABELS, None, keys, encode(delayed), delayed["at"].to_list()))
+    mark = pl.DataFrame({"transaction_id": [_MARK], "at": [end], "terminal_id": [""], "fraud": [False]})
+    for partition in range(partitions):
+        writer.append(Produced(LABELS, partition, [None], encode(mark), [end]))
+
+
+def _name(prefix: str, column: str) -> pl.Expr:
+    return prefix + pl.col(column).cast(pl.String).str.zfill(5)

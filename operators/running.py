@@ -1,0 +1,117 @@
+"""Running: aggregates by key as of each row."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from operators.aggregation import Aggregation, Rows
+from operators.aggregators import Aggregator
+from operators.folds import Segments
+from operators.stored_keys import StoredKeys
+from streams.core.batch import Batch
+from streams.core.errors import WrongType
+from streams.core.keyed_columns import KeyedColumns
+from streams.core.operator import Context, Operator
+from streams.core.schema import StreamType
+from streams.core.store import StoreSpec
+
+
+class Running(Operator):
+    """Aggregates by key over all rows so far: `Running([agg.count(), agg.max("amount").alias("largest")])`.
+
+    One output row an input row: its columns, and each aggregate over the rows of its key up to it, itself included.
+    Rows, order, key and event time stay. State is one row a key, for ever.
+
+    Guarantees: the output does not depend on how the input is cut into batches and commits, to the last bit, floats
+    included (they are added in the order of the rows). Where several channels meet, rows come in the order of event time.
+
+    How it works: a batch's keys become slots of a `KeyedColumns`; rows are sorted by slot (stable), each part is folded
+    by a segmented scan that begins with the slot's value, and goes back to the rows' order. Missing keys are read with
+    one call, changed ones are written at `drain`.
+
+    Costs 0.2 to 0.4 microseconds a row in large batches. Raises, while the program is built: NoKey, UnknownColumn,
+    WrongType. A row on which an expression fails, and one whose result is over 64 bits, become dead letters; the latter
+    counts all the same, so that a later result that fits again is right.
+
+    >>> from operators import agg
+    >>> from streams.core.schema import Schema
+    >>> from tests.operators.checks import stream, run
+    >>> class Payment(Schema):
+    ...     card: str
+    ...     cents: int
+    >>> spent = Running([agg.sum("cents").alias("spent")])
+    >>> run(spent, stream(Payment, key="card"), [Payment("a", 5), Payment("b", 1), Payment("a", 7)]).column("spent")
+    [5, 1, 12]
+    """
+
+    ordered = True
+    stores = (StoreSpec("running", cache=False),)
+
+    def __init__(self, aggregations: Sequence[Aggregator]) -> None:
+        self.aggregations = aggregations
+
+    def bind(self, *inputs: StreamType) -> StreamType:
+        where = self.id or "Running"
+        inputs[0].require_key(where)
+        made = Aggregation(inputs[0], self.aggregations, where)
+        for name in made.fields:
+            if name in inputs[0].fields:
+                raise WrongType(
+                    f"the stream has a column {name!r} already", where=where, fix='name the aggregation: .alias("name")'
+                )
+        return inputs[0].with_fields({**inputs[0].fields, **made.fields})
+
+    def needs(self, wanted: set[str], port: int, inputs: Sequence[StreamType]) -> set[str]:
+        made = Aggregation(inputs[0], self.aggregations, self.id or "Running")
+        return (wanted - set(made.fields)) | made.needs() | set(inputs[0].key)
+
+    def open(self, context: Context) -> None:
+        super().open(context)
+        self._keys = StoredKeys(context.inputs[0])
+        self._made = Aggregation(context.inputs[0], self.aggregations, context.operator_id)
+        self._state = KeyedColumns(
+            context.store("running"), self._made.layout, self._made.initial, limit=context.cache_rows
+        )
+
+    def process(self, batch: Batch, port: int = 0) -> Batch | None:
+        prepared = self._made.prepared(batch, self.context)
+        frame = prepared.frame
+        if not frame.height:
+            return None
+        rows = self._fold(frame)
+        if frame.width > batch.frame.width:
+            frame = frame.select(batch.frame.columns)
+        made = batch.with_frame(frame.hstack(self._made.results(rows)))
+        wrong = self._made.wrong(rows)
+        if not wrong:
+            return made
+        causes = [f"{self.context.operator_id}: OverflowError: {why}" for why in wrong.values()]
+        self.context.dead(batch.with_frame(frame), list(wrong), causes)
+        kept = made.frame.filter(pl.Series(~np.isin(np.arange(frame.height), list(wrong))))
+        return made.with_frame(kept) if kept.height else None
+
+    def drain(self) -> None:
+        self._state.drain()
+
+    def _fold(self, frame: pl.DataFrame) -> Rows:
+        """The folded parts as of each row; the state follows once all of it has succeeded."""
+        state = self._state
+        slots = state.slots(self._keys.encode(frame).to_list())
+        order = _sorting(slots)
+        segments = Segments.of(slots[order])
+        touched = slots[order[segments.starts]]
+        sorted_rows = self._made.running(frame, state.rows[touched], segments, order)
+        rows = np.empty_like(sorted_rows)
+        rows[order] = sorted_rows
+        state.rows[touched] = sorted_rows[segments.ends]
+        state.touch(touched)
+        return rows
+
+
+def _sorting(slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The stable order of slots; of narrow integers NumPy finds it by radix."""
+    if int(slots.max()) < 1 << 16:
+        return np.argsort(slots.astype(np.uint16), kind="stable")
+    return np.argsort(slots, kind="stable")

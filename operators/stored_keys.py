@@ -1,0 +1,99 @@
+"""Keys in stores: from a row's key columns to bytes, and back with the columns' values and types."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import polars as pl
+
+from streams.core.keys import key_bytes
+from streams.core.schema import StreamType
+
+_NULL = b"\xff"  # no text in UTF-8, no number and no JSON begins with this byte
+_INSTANT = 1 << 63
+
+
+class StoredKeys:
+    """The key of a stream as bytes: those of `key_bytes`, with a null (and bytes that may be null) made distinct.
+
+    >>> from streams.core.schema import Field
+    >>> keys = StoredKeys(StreamType({"card": Field(pl.String()), "n": Field(pl.Int64())}, key=("card", "n")))
+    >>> made = keys.encode(pl.DataFrame({"card": ["a", None], "n": [1, 2]})); made.to_list()
+    [b'["a",1]', b'[null,2]']
+    >>> keys.decode(made.to_list())
+    [('a', 1), (None, 2)]
+    """
+
+    def __init__(self, type: StreamType) -> None:
+        self.columns = type.key
+        fields = [type.fields[k] for k in type.key]
+        self.dtypes = [f.dtype for f in fields]
+        self._marked = len(fields) == 1 and fields[0].nullable and fields[0].dtype == pl.Binary
+        self._json = msgspec.json.Decoder(list[Any])
+        self._hex = [i for i, t in enumerate(self.dtypes) if t == pl.Binary] if len(fields) > 1 else []
+
+    def encode(self, frame: pl.DataFrame) -> pl.Series:
+        """The key of each row, a Binary series without nulls."""
+        keys = key_bytes(frame, self.columns)
+        if self._marked:
+            marked = pl.select(pl.lit(b"=") + keys).to_series() if len(keys) else keys
+            return marked.fill_null(_NULL)
+        return keys.fill_null(_NULL) if keys.null_count() else keys
+
+    def decode(self, keys: Sequence[bytes]) -> list[tuple[Any, ...]]:
+        """The values of the key columns of each key."""
+        return [self.decode_one(key) for key in keys]
+
+    def decode_one(self, key: bytes) -> tuple[Any, ...]:
+        """The values of the key columns."""
+        if len(self.dtypes) > 1:
+            values = self._json.decode(key)
+            for i in self._hex:
+                if values[i] is not None:
+                    values[i] = bytes.fromhex(values[i])
+            return tuple(values)
+        if self._marked:
+            return (None if key == _NULL else key[1:],)
+        dtype = self.dtypes[0]
+        if dtype == pl.Binary:
+            return (key,)
+        if key == _NULL:
+            return (None,)
+        if dtype == pl.String:
+            return (key.decode(),)
+        return (key == b"true",) if dtype == pl.Boolean else (int(key),)
+
+    def frame(self, keys: Sequence[bytes]) -> pl.DataFrame:
+        """The key columns of these keys."""
+        if len(self.dtypes) == 1 and not self._marked:
+            series = pl.Series(self.columns[0], keys, dtype=pl.Binary)
+            dtype = self.dtypes[0]
+            if dtype == pl.Binary:
+                return series.to_frame()
+            if (series == pl.Series([_NULL])).any():
+                series = pl.Series(self.columns[0], [None if k == _NULL else k for k in keys], dtype=pl.Binary)
+            if dtype == pl.Boolean:
+                return (series == pl.Series([b"true"])).alias(self.columns[0]).to_frame()
+            return series.cast(pl.String).cast(dtype).to_frame()
+        columns = zip(*self.decode(keys), strict=True) if keys else [[] for _ in self.dtypes]
+        return pl.DataFrame(
+            [pl.Series(n, c, dtype=t) for n, c, t in zip(self.columns, columns, self.dtypes, strict=True)]
+        )
+
+
+def instant_bytes(at: int) -> bytes:
+    """An instant as 8 bytes that sort as the instants do, negative ones too.
+
+    >>> sorted([instant_bytes(5), instant_bytes(-5), instant_bytes(0)]) == [instant_bytes(n) for n in (-5, 0, 5)]
+    True
+    """
+    return (at + _INSTANT).to_bytes(8, "big")
+
+
+def instant_of(key: bytes) -> int:
+    """The instant in the first 8 bytes.
+
+    >>> instant_of(instant_bytes(-7) + b"card")
+    -7
+    """
+    return int.from_bytes(key[:8], "big") - _INSTANT

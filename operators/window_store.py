@@ -1,0 +1,76 @@
+"""Open windows in a store: one row a window and key, and how far windows have been closed.
+
+    00                                   the end of the last closed window, 8 bytes
+    <start of window, 8 bytes><key>      the accumulators, a row of the layout
+
+Starts are big-endian with the sign flipped, so rows lie in the order (window, key).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from operators.stored_keys import instant_bytes, instant_of
+from streams.core.store import KeyValueStore
+from streams.core.time import NEVER
+
+_CLOSED = b"\x00"  # shorter than any window's key, and before all of them
+
+
+class WindowStore:
+    """The rows of open windows.
+
+    `starts` are the windows that have rows here: what is not among them need not be read. They are found on opening, by
+    one seek a window.
+    """
+
+    def __init__(self, store: KeyValueStore, layout: np.dtype[Any], initial: bytes) -> None:
+        self._store, self._layout, self._initial = store, layout, initial
+        closed = store.get(_CLOSED)
+        self.closed = NEVER if closed is None else instant_of(closed)
+        self.starts: set[int] = set()
+        place = _CLOSED + b"\x00"
+        while (found := next(iter(store.scan(place)), None)) is not None:
+            start = instant_of(found[0])
+            self.starts.add(start)
+            place = instant_bytes(start + 1)
+        self._keys: list[bytes] = []
+        self._values: list[bytes | None] = []
+
+    def read(self, keys: Sequence[bytes]) -> npt.NDArray[np.void]:
+        """The rows of these keys; initial ones where there are none."""
+        initial = self._initial
+        values = [initial if v is None else v for v in self._store.get_many(keys)]
+        return np.frombuffer(b"".join(values), self._layout)
+
+    def close(self, start: int) -> tuple[list[bytes], npt.NDArray[np.void]]:
+        """Take out the rows of all windows up to this one."""
+        if not any(s <= start for s in self.starts):
+            return [], np.empty(0, self._layout)
+        keys, values = [], []
+        for key, value in self._store.scan(_CLOSED + b"\x00", instant_bytes(start + 1)):
+            keys.append(key)
+            values.append(value)
+        self.starts = {s for s in self.starts if s > start}
+        self._keys += keys
+        self._values += [None] * len(keys)
+        return keys, np.frombuffer(b"".join(values), self._layout)
+
+    def put(self, keys: Sequence[bytes], rows: npt.NDArray[np.void], starts: npt.NDArray[np.int64]) -> None:
+        """Write rows."""
+        raw, size = rows.tobytes(), self._layout.itemsize
+        self._keys += keys
+        self._values += [raw[i : i + size] for i in range(0, len(raw), size)]
+        self.starts.update(np.unique(starts).tolist())
+
+    def flush(self, closed: int) -> None:
+        """Hand everything over at once: what `close` took out, what `put` wrote, and how far windows are closed."""
+        if closed > self.closed:
+            self.closed = closed
+            self._keys.append(_CLOSED)
+            self._values.append(instant_bytes(closed))
+        if self._keys:
+            self._store.put_many(self._keys, self._values)
+        self._keys, self._values = [], []

@@ -1,0 +1,163 @@
+"""The composition root: an `App` holds a program; only here are implementations chosen."""
+
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streams.core import stream as build
+from streams.core.errors import BuildError
+from streams.core.schema import Schema
+from streams.core.stream import Graph, Sink, Stream
+from streams.core.topology import Topology, cut
+
+if TYPE_CHECKING:
+    from streams.log.base import Log
+    from streams.runtime.worker import Worker
+    from streams.settings import Settings
+    from streams.testing import TestRun
+
+log = logging.getLogger("streams")
+
+
+class App:
+    """A program: sources, operators and sinks under a name.
+
+    The name is the application's identity on the log: its leases, changelogs and shuffles carry it. `dead_letters` is
+    the topic for bad records, by default `<name>-dead`.
+
+    >>> from streams import App, EventTime, Schema, col
+    >>> from operators import Filter
+    >>> class Payment(Schema):
+    ...     card_id: str
+    ...     at: EventTime
+    ...     amount: int
+    >>> app = App("spending")
+    >>> payments = app.source("tx", Payment, key="card_id", start="earliest")
+    >>> payments | Filter(col("amount") > 100) | app.sink("large")
+    >>> with app.test() as t:
+    ...     t.send("tx", [Payment("c1", 0, 50), Payment("c1", 1, 500)])
+    ...     t.read("large")
+    [{'card_id': 'c1', 'at': 1, 'amount': 500}]
+    """
+
+    def __init__(self, name: str, *, dead_letters: str | None = None) -> None:
+        if not name or not all(c.isalnum() or c in "-_." for c in name):
+            raise BuildError(f"{name!r} is not a name for an app", fix="use letters, digits, '-', '_' and '.'")
+        self.name = name
+        self.dead_letters = dead_letters or f"{name}-dead"
+        self.graph = Graph()
+
+    def source(
+        self,
+        topic: str,
+        schema: type[Schema] | None = None,
+        *,
+        start: str,
+        key: str | Sequence[str] = (),
+        disorder: str | int = 0,
+        idle: str | int = "10s",
+        validate: str = "used",
+        ahead: str | int = "366d",
+        behind: str | int = "18262d",
+    ) -> Stream:
+        """A stream of the records of a topic.
+
+        - `schema`: the records' type (JSON objects). None: raw bytes in one column `value`.
+        - `start`: where the very first run begins, "earliest" or "latest". Later runs go on where the last one stood.
+        - `key`: the columns that the topic is partitioned by, if it is (hashed as Java clients do).
+        - `disorder`: how far out of order records may be; the watermark stays that far behind.
+        - `idle`: after so long without a record, at the topic's end, the source no longer holds event time back.
+        - `validate`: "used" judges the fields that the program reads, "all" every field of the schema.
+        - `ahead`, `behind`: an event time further than this from the record's own timestamp is implausible, and the
+          record a dead letter.
+        """
+        spec, type_ = build.make_source(
+            topic,
+            schema,
+            key=(key,) if isinstance(key, str) else tuple(key),
+            disorder=disorder,
+            start=start,
+            idle=idle,
+            validate=validate,
+            ahead=ahead,
+            behind=behind,
+        )
+        return build.source(self.graph, spec, type_.key, type_)
+
+    def sink(self, topic: str, *, key: str | Sequence[str] = (), partitions: int | None = None) -> Sink:
+        """A topic to write to, as JSON: `stream | app.sink("alerts", key="card_id")`.
+
+        `key`: the columns of the records' key; by default the stream's key. `partitions`: how many, if it is made.
+        """
+        return Sink(topic, (key,) if isinstance(key, str) else tuple(key), partitions)
+
+    def topology(self) -> Topology:
+        """The program, checked and cut into sub-topologies."""
+        return cut(self.graph)
+
+    def test(self, *, partitions: int = 1) -> "TestRun":
+        """Run the program deterministically, with crashes where you want them: see `streams.testing`."""
+        from streams.testing import TestRun
+
+        return TestRun(self, partitions=partitions)
+
+    def run(self, settings: "Settings | None" = None, **options: Any) -> None:
+        """Work as one worker process until SIGTERM or SIGINT."""
+        from streams.settings import load
+
+        settings = settings if settings is not None else load(options)
+        opened = open_log(settings)
+        try:
+            worker = make_worker(self, settings, opened)
+            for name in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(name, lambda *_: worker.stop())
+            worker.run()
+        finally:
+            opened.close()
+
+
+def open_log(settings: "Settings") -> "Log":
+    """The log that the settings name: Kafka with `brokers`, else the embedded one."""
+    if settings.brokers:
+        from streams.log.kafka import KafkaLog
+
+        return KafkaLog(settings.brokers, settings.kafka)
+    from streams.log.embedded import EmbeddedLog
+
+    return EmbeddedLog(Path(settings.log_dir))
+
+
+def make_worker(
+    app: App,
+    settings: "Settings",
+    opened: "Log",
+    *,
+    hook: Callable[[str], None] | None = None,
+    clock: Any = None,
+    note: Callable[[str], None] | None = None,
+    wait: float = 0.05,
+) -> "Worker":
+    """A worker for an app on an opened log."""
+    from streams.core.clock import SystemClock
+    from streams.runtime.plan import prepare
+    from streams.runtime.task import Tools
+    from streams.runtime.worker import Worker
+    from streams.state.rocksdb import RocksStore
+
+    clock = clock if clock is not None else SystemClock()
+    plan = prepare(app.name, app.topology(), opened, app.dead_letters, settings.partitions)
+    state_dir = Path(settings.state_dir) / app.name / settings.slot
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    cache = settings.cache_bytes // max(1, len(plan.tasks))
+    tools = Tools(
+        opened,
+        plan,
+        settings,
+        clock,
+        lambda directory: RocksStore(directory, cache_bytes=cache),
+        state_dir,
+        note if note is not None else log.info,
+    )
+    return Worker(tools, hook=hook, clock=clock, wait=wait)

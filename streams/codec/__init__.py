@@ -1,0 +1,1 @@
+"""Codecs: from the bytes of records to columns and back."""

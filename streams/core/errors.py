@@ -1,0 +1,140 @@
+"""Every error that a user can meet.
+
+StreamsError
++-- BuildError              the program is wrong; raised while it is built
+|   +-- UnknownColumn       a column that the stream does not have
+|   +-- WrongType           an expression or a schema of the wrong type
+|   +-- NoEventTime         a window, a timer ... on a stream without event time
+|   +-- NoKey               keyed state on a stream without a key
+|   +-- DuplicateId         two operators of one id
++-- SettingsError           a setting is missing or wrong
++-- LogError                the log (Kafka or embedded)
+|   +-- LogUnreachable      the broker does not answer, the file cannot be opened
+|   +-- LogLocked           another process holds the embedded log
+|   +-- TopicMissing        a topic that must exist does not
+|   +-- TopicMismatch       a topic is not as the topology needs it (partitions, retention)
+|   +-- RecordTooLarge      a record is larger than the log takes; it becomes a dead letter
+|   +-- Fenced              another worker took over; not shown to users, handled by the worker
+|   +-- SlotTaken           two living processes use one slot
++-- StateError              a store
+|   +-- StateInUse          another process holds the state directory
+|   +-- StateCorrupt        the files of a store are damaged
+|   +-- StateMismatch       store, changelog and lease do not agree
+|   +-- DiskFull            no space left
++-- OperatorError           a user's function failed in a way that no dead letter can take
++-- RecordError             one record is bad; it becomes a dead letter
+"""
+
+
+class StreamsError(Exception):
+    """What happened, where, and what to do about it.
+
+    >>> print(StreamsError("the oven is cold", where="kitchen", fix="light it"))
+    the oven is cold
+      where: kitchen
+      fix:   light it
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        lines = [what]
+        if where:
+            lines.append(f"  where: {where}")
+        if fix:
+            lines.append(f"  fix:   {fix}")
+        super().__init__("\n".join(lines))
+
+
+class BuildError(StreamsError):
+    """The program is wrong; raised while it is built, never while it runs."""
+
+
+class UnknownColumn(BuildError):
+    """An expression names a column that the stream does not have."""
+
+
+class WrongType(BuildError):
+    """An expression, a schema or an argument has the wrong type."""
+
+
+class NoEventTime(BuildError):
+    """The operator needs event time and the stream has none."""
+
+
+class NoKey(BuildError):
+    """The operator keeps state by key and the stream has no key."""
+
+
+class DuplicateId(BuildError):
+    """Two operators, or two stores, share an id."""
+
+
+class SettingsError(StreamsError):
+    """A setting is missing, unknown or out of range."""
+
+
+class LogError(StreamsError):
+    """The log refused or failed."""
+
+
+class LogUnreachable(LogError):
+    """The broker does not answer, or the embedded log's file cannot be opened."""
+
+
+class LogLocked(LogError):
+    """Another process holds the embedded log's write lock for too long."""
+
+
+class TopicMissing(LogError):
+    """A topic that must exist does not."""
+
+
+class TopicMismatch(LogError):
+    """A topic exists but is not as the topology needs it."""
+
+
+class RecordTooLarge(LogError):
+    """A record is larger than the log takes: the open commit must be aborted, the record becomes a dead letter.
+
+    `topic`, `index` (its place among the records of that append) and `size` (bytes) say which record it is.
+    """
+
+    def __init__(self, what: str, *, topic: str, index: int, size: int, where: str = "", fix: str = "") -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.topic, self.index, self.size = topic, index, size
+
+
+class Fenced(LogError):
+    """A newer holder of this slot, or a claimer of the task, has taken over. The worker handles it."""
+
+
+class SlotTaken(LogError):
+    """Two living processes use one slot."""
+
+
+class StateError(StreamsError):
+    """A state store failed."""
+
+
+class StateInUse(StateError):
+    """Another process holds the state directory."""
+
+
+class StateCorrupt(StateError):
+    """The files of a store are damaged."""
+
+
+class StateMismatch(StateError):
+    """Store, changelog and lease record do not agree."""
+
+
+class DiskFull(StateError):
+    """No space is left on the device of the state directory or the embedded log."""
+
+
+class OperatorError(StreamsError):
+    """A user's function failed in a way that no single record explains."""
+
+
+class RecordError(StreamsError):
+    """One record is bad: it goes to the dead-letter topic with this cause."""

@@ -1,0 +1,150 @@
+"""The narrow waist: the engine knows only this. A user's own operator is the equal of a built-in one."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+from streams.core.batch import Batch
+from streams.core.schema import StreamType
+from streams.core.store import KeyValueStore, StoreSpec
+
+
+class Context(Protocol):
+    """What an operator is given when a task opens it. One for each operator and task."""
+
+    @property
+    def operator_id(self) -> str: ...
+
+    @property
+    def inputs(self) -> Sequence[StreamType]:
+        """The types of the input ports."""
+        ...
+
+    @property
+    def output(self) -> StreamType: ...
+
+    @property
+    def partition(self) -> int:
+        """The task's partition."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """How many channels (source partitions, writers of a shuffle) feed the task."""
+        ...
+
+    @property
+    def cache_rows(self) -> int:
+        """How many rows of state the operator may keep in memory between commits."""
+        ...
+
+    def store(self, name: str) -> KeyValueStore:
+        """A store that the operator has declared."""
+        ...
+
+    def emit(self, side: str, batch: Batch) -> None:
+        """Rows for a side output that the operator has declared."""
+        ...
+
+    def dead(self, batch: Batch, rows: Sequence[int], causes: Sequence[str]) -> None:
+        """These rows of the batch (positions in its frame) are bad: one dead letter each, inside the commit."""
+        ...
+
+    def late(self, rows: int) -> None:
+        """So many rows came too late; counted in the metrics after the commit."""
+        ...
+
+    def dropped(self, rows: int, why: str) -> None:
+        """So many rows were dropped on purpose; counted in the metrics after the commit."""
+        ...
+
+
+class Operator(ABC):
+    """One step of a topology.
+
+    An instance in a program is a template: each task works on a shallow copy of it, opened with a context of its own.
+    Put what belongs to a task in `open`, never in `__init__`. After an abort the task is closed and its operators are
+    copied and opened anew, so nothing uncommitted can survive.
+
+    Guarantees to keep: the output does not depend on how the input is cut into batches; after `drain` nothing lives
+    outside the stores; a failing `process` leaves neither output nor state.
+
+    >>> import polars as pl
+    >>> class Double(Operator):
+    ...     def process(self, batch, port=0):
+    ...         return batch.with_frame(batch.frame.with_columns(pl.col("n") * 2))
+    >>> Double().process(Batch(pl.DataFrame({"n": [1, 2]}))).frame["n"].to_list()
+    [2, 4]
+    """
+
+    ports: int = 1
+    """How many input streams it takes (`connect(a, b) | operator`)."""
+
+    sides: Sequence[str] = ()
+    """Names of side outputs, each of the type `bind_side` gives."""
+
+    stores: Sequence[StoreSpec] = ()
+    """The stores it keeps; names are unique within the operator."""
+
+    ordered: bool = False
+    """It depends on the order of rows: where several channels meet, the task releases them by event time."""
+
+    kind: str = ""
+    """The stem of automatic ids; the class's name where empty."""
+
+    id: str | None = None
+    """The stable id: state is found by it. Set it with `named`."""
+
+    def named(self, id: str) -> Self:
+        """A copy of the operator with this stable id."""
+        made = copy.copy(self)
+        made.id = id
+        return made
+
+    # ---- while the program is built
+
+    def bind(self, *inputs: StreamType) -> StreamType:
+        """Check the inputs and tell the output's type. Raise a BuildError for a wrong program."""
+        return inputs[0]
+
+    def bind_side(self, side: str, *inputs: StreamType) -> StreamType:
+        """The type of a side output."""
+        return inputs[0]
+
+    def needs(self, wanted: set[str], port: int, inputs: Sequence[StreamType]) -> set[str]:
+        """The columns of an input port that are read when `wanted` columns of the output (and of every side output in
+        use) are: what nobody reads is not decoded. By default all."""
+        return set(inputs[port].columns)
+
+    def hold(self) -> int:
+        """How far, in milliseconds, outputs may lie behind the input's watermark."""
+        return 0
+
+    # ---- while a task runs
+
+    def open(self, context: Context) -> None:
+        """A task begins, at its start and after every abort."""
+        self.context = context
+
+    @abstractmethod
+    def process(self, batch: Batch, port: int = 0) -> Batch | None:
+        """Rows in, rows out; None is no rows. Called with at least one row."""
+
+    def process_ordered(self, batches: Sequence[tuple[int, Batch]]) -> Batch | None:
+        """For operators that are `ordered` and have several ports: all rows of one release, as (port, batch).
+
+        Within a batch rows are in the order of event time; the operator merges them by (event time, port).
+        """
+        raise NotImplementedError(f"{type(self).__name__} is ordered, has several ports and no process_ordered")
+
+    def advance(self, watermark: int) -> Batch | None:
+        """Event time has moved: no more rows at or before `watermark` are expected."""
+        return None
+
+    def drain(self) -> Batch | None:
+        """A commit begins. After it, nothing lives outside the stores."""
+        return None
+
+    def close(self) -> None:  # noqa: B027 - most operators have nothing to close
+        """The task ends or aborts."""

@@ -1,0 +1,246 @@
+"""The builder: programs compose streams and operators with one verb, `|`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+from streams.core.errors import BuildError, DuplicateId, UnknownColumn, WrongType
+from streams.core.operator import Operator
+from streams.core.schema import Schema, StreamType, describe, nearest
+from streams.core.time import duration
+
+
+@dataclass(frozen=True)
+class Source:
+    """A topic that is read: what its records are and where a first run begins."""
+
+    topic: str
+    schema: type[Schema] | None
+    disorder: int
+    start: str
+    idle: int
+    validate: str
+    ahead: int
+    behind: int
+    time: str | None
+
+
+@dataclass(frozen=True)
+class Sink:
+    """A topic that is written. `key`: the columns of the record's key (empty: the stream's key, or none)."""
+
+    topic: str
+    key: tuple[str, ...] = ()
+    partitions: int | None = None
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An output of a node: the main one (side "") or a side output."""
+
+    node: str
+    side: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A vertex of the graph."""
+
+    id: str
+    kind: Literal["source", "operator", "shuffle", "sink"]
+    inputs: tuple[Edge, ...]
+    type: StreamType
+    source: Source | None = None
+    operator: Operator | None = None
+    sink: Sink | None = None
+
+
+class Repartition(Operator):
+    """Base of operators that move rows to the partition of a new key: the graph cuts a shuffle there."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = tuple(columns)
+
+    def process(self, batch: Any, port: int = 0) -> Any:
+        return batch
+
+
+@dataclass
+class Graph:
+    """All nodes of a program, in the order in which they were made."""
+
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def add(self, node: Node) -> None:
+        if node.id in self.nodes:
+            raise DuplicateId(
+                f"two operators have the id {node.id!r}", fix='give one of them another: Operator(...).named("id")'
+            )
+        self.nodes[node.id] = node
+
+    def new_id(self, stem: str) -> str:
+        """An automatic id: the stem, numbered in the order of the program."""
+        taken = sum(1 for id in self.nodes if id.rpartition("-")[0] == stem)
+        while f"{stem}-{taken + 1}" in self.nodes:
+            taken += 1
+        return f"{stem}-{taken + 1}"
+
+
+class Stream:
+    """A stream of rows in a program. Pipe it into operators and sinks with `|`; it may be piped more than once."""
+
+    def __init__(self, graph: Graph, edge: Edge, type: StreamType) -> None:
+        self.graph, self.edge, self.type = graph, edge, type
+
+    @overload
+    def __or__(self, target: Operator) -> "Stream": ...
+    @overload
+    def __or__(self, target: Sink) -> None: ...
+    def __or__(self, target: Operator | Sink) -> "Stream | None":
+        return Streams((self,)) | target
+
+    def side(self, name: str) -> "Stream":
+        """A side output of the operator that made this stream."""
+        operator = self.graph.nodes[self.edge.node].operator
+        sides = operator.sides if operator is not None else ()
+        if name not in sides or operator is None:
+            raise BuildError(
+                f"no side output {name!r}{nearest(name, sides)}",
+                where=self.edge.node,
+                fix=f"it has: {', '.join(sides) or 'none'}",
+            )
+        inputs = [self.graph.nodes[e.node] for e in self.graph.nodes[self.edge.node].inputs]
+        types = [_edge_type(n, e) for n, e in zip(inputs, self.graph.nodes[self.edge.node].inputs, strict=True)]
+        return Stream(self.graph, Edge(self.edge.node, name), operator.bind_side(name, *types))
+
+    @property
+    def late(self) -> "Stream":
+        """The rows that came too late for this window: `stream.side("late")`."""
+        return self.side("late")
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{n}: {f.dtype}" for n, f in self.type.fields.items())
+        return f"<Stream {self.edge.node}{'.' + self.edge.side if self.edge.side else ''} {{{fields}}}>"
+
+    def __iter__(self) -> Any:
+        raise WrongType("a stream cannot be iterated", where=repr(self), fix="pipe it: stream | operator | app.sink()")
+
+
+class Streams:
+    """Several streams, in the order of an operator's ports."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self.streams = tuple(streams)
+
+    @overload
+    def __or__(self, target: Operator) -> Stream: ...
+    @overload
+    def __or__(self, target: Sink) -> None: ...
+    def __or__(self, target: Operator | Sink) -> Stream | None:
+        first = self.streams[0]
+        graph = first.graph
+        if any(s.graph is not graph for s in self.streams):
+            raise BuildError("streams of two apps cannot meet", fix="build the whole program on one App")
+        edges = tuple(s.edge for s in self.streams)
+        if isinstance(target, Sink):
+            for stream in self.streams:
+                stream.type.require(target.key, f"sink {target.topic!r}")
+                node_id = graph.new_id(f"sink-{target.topic}")
+                key = target.key or stream.type.key
+                graph.add(
+                    Node(node_id, "sink", (stream.edge,), stream.type, sink=Sink(target.topic, key, target.partitions))
+                )
+            return None
+        if not isinstance(target, Operator):
+            raise WrongType(
+                f"cannot pipe a stream into {target!r}", where=repr(first), fix="pipe into an operator or app.sink(...)"
+            )
+        return _add(graph, target, edges, [s.type for s in self.streams])
+
+
+def connect(*streams: Stream) -> Streams:
+    """Several streams for an operator with as many ports: `connect(labels, payments) | Risk()`.
+
+    The rows reach it in the order of event time; at equal times the earlier port comes first.
+    """
+    if len(streams) < 2:
+        raise BuildError("connect takes two streams or more", fix="pipe a single stream with `|`")
+    return Streams(streams)
+
+
+def source(graph: Graph, spec: Source, key: Sequence[str], fields: StreamType) -> Stream:
+    """Add a source node."""
+    for node in graph.nodes.values():
+        if node.source is not None and node.source.topic == spec.topic:
+            raise DuplicateId(
+                f"the topic {spec.topic!r} is already a source", fix="keep the first stream and pipe it several times"
+            )
+    fields.require(key, f"source {spec.topic!r}, key=")
+    node = Node(f"source-{spec.topic}", "source", (), fields, source=spec)
+    graph.add(node)
+    return Stream(graph, Edge(node.id), fields)
+
+
+def make_source(
+    topic: str,
+    schema: type[Schema] | None,
+    *,
+    key: Sequence[str],
+    disorder: str | int,
+    start: str,
+    idle: str | int,
+    validate: str,
+    ahead: str | int,
+    behind: str | int,
+) -> tuple[Source, StreamType]:
+    """A source's spec and its stream's type, checked."""
+    import polars as pl
+
+    from streams.core.schema import Field
+
+    if start not in ("earliest", "latest"):
+        raise WrongType(
+            f"start={start!r}", where=f"source {topic!r}", fix='say where a first run begins: "earliest" or "latest"'
+        )
+    if validate not in ("used", "all"):
+        raise WrongType(f"validate={validate!r}", where=f"source {topic!r}", fix='"used" or "all"')
+    if schema is None:
+        fields, time = {"value": Field(pl.Binary(), python=bytes)}, None
+    else:
+        fields, time = describe(schema)
+    spec = Source(
+        topic, schema, duration(disorder), start, duration(idle), validate, duration(ahead), duration(behind), time
+    )
+    return spec, StreamType(fields, tuple(key), time is not None, schema)
+
+
+def _edge_type(node: Node, edge: Edge) -> StreamType:
+    if not edge.side:
+        return node.type
+    assert node.operator is not None
+    return node.operator.bind_side(edge.side, node.type)
+
+
+def _add(graph: Graph, operator: Operator, edges: tuple[Edge, ...], types: list[StreamType]) -> Stream:
+    kind = operator.kind or type(operator).__name__.lower()
+    where = operator.id or kind
+    if len(edges) != operator.ports:
+        raise BuildError(
+            f"the operator has {operator.ports} input port(s) and was given {len(edges)} stream(s)",
+            where=where,
+            fix="pipe one stream with `stream | operator`, several with `connect(a, b) | operator`",
+        )
+    if isinstance(operator, Repartition):
+        if not operator.columns:
+            raise UnknownColumn("a key without columns", where=where, fix='KeyBy("column")')
+        types[0].require(operator.columns, where)
+        if types[0].key == operator.columns:
+            return Stream(graph, edges[0], types[0])
+    out = operator.bind(*types)
+    node_id = operator.id or graph.new_id(kind)
+    shuffle = isinstance(operator, Repartition)
+    graph.add(Node(node_id, "shuffle" if shuffle else "operator", edges, out, operator=operator))
+    names = [s.name for s in operator.stores]
+    if len(set(names)) != len(names):
+        raise DuplicateId(f"two stores of one name: {names}", where=node_id)
+    return Stream(graph, Edge(node_id), out)

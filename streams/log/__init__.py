@@ -1,0 +1,1 @@
+"""Logs: Kafka and the embedded one, behind one contract (`streams.log.base`)."""

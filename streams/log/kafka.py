@@ -1,0 +1,153 @@
+"""The log on Kafka: topics are Kafka's, a commit is a transaction, lease records are offsets of a topic of tasks."""
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import Consumer
+
+from streams.core.errors import LogError, SettingsError
+from streams.core.record import TopicPartition
+from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, TopicInfo, TopicSpec
+from streams.log.kafka_admin import KafkaAdmin, tasks_topic
+from streams.log.kafka_group import KafkaGroup
+from streams.log.kafka_reader import KafkaReader
+from streams.log.kafka_settings import Connection, Notices, Timeouts
+from streams.log.kafka_transactions import Transactions
+from streams.log.kafka_writer import KafkaClaim, KafkaWriter
+from streams.protocol import Lease
+
+__all__ = ["KafkaLog", "Timeouts"]
+
+
+class KafkaLog(Log):
+    """A log on the Kafka cluster at `brokers` ("host:port,host:port").
+
+    `settings` are librdkafka's own (security.protocol, sasl.*, ssl.* ...) and go to every client; their values are
+    never shown. Those that the guarantees rest on cannot be set.
+
+    Names in the cluster: group and prefix `<app>`; transactional ids `<app>-<slot>` and `<app>-claim-<task>`; the topic
+    `<app>-tasks`, which stays empty.
+
+    Guarantees: those of `streams.log.base`. One log may be shared by threads; its readers, writers and groups each
+    belong to one. Claims and writers may be opened by several threads at once.
+
+    Raises LogUnreachable from whatever is called first if no broker answers within `timeouts.reach_seconds`;
+    SettingsError.
+    """
+
+    def __init__(
+        self, brokers: str, settings: Mapping[str, str] | None = None, *, timeouts: Timeouts | None = None
+    ) -> None:
+        self._connection = Connection(brokers, dict(settings or {}), timeouts or Timeouts())
+        self.name = brokers
+        self._admin = KafkaAdmin(self._connection)
+        self._outsiders: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"KafkaLog({self.name!r})"
+
+    # ---- topics
+
+    def topics(self, names: Sequence[str]) -> dict[str, TopicInfo]:
+        return self._reached().topics(names)
+
+    def all_topics(self) -> list[str]:
+        return self._reached().all_topics()
+
+    def create(self, topics: Sequence[TopicSpec]) -> None:
+        self._reached().create(topics)
+
+    # ---- those who read, write and share
+
+    def reader(self) -> LogReader:
+        return KafkaReader(self._connection, self._reached())
+
+    def writer(self, app: str, slot: str, group: Group | None = None) -> LogWriter:
+        admin = self._reached()
+        _check_slot(slot)
+
+        def ensure_tasks(count: int) -> None:
+            if group is None:
+                admin.ensure_tasks(app, count)  # a group has seen to it
+
+        return KafkaWriter(self._connection, admin, app, slot, self._members(app, group), ensure_tasks)
+
+    def group(self, app: str, slot: str, tasks: int) -> Group:
+        admin = self._reached()
+        _check_slot(slot)
+        admin.ensure_tasks(app, tasks)
+        return KafkaGroup(self._connection, admin, app, slot, tasks)
+
+    def claim(self, app: str, task: int, group: Group | None = None) -> Claim:
+        self._reached().ensure_tasks(app, task + 1)
+        return KafkaClaim(self._connection, app, task, self._members(app, group))
+
+    def fence(self, app: str, slot: str) -> None:
+        self._reached()
+        Transactions(self._connection, f"{app}-{slot}", f"slot {slot!r} of {app!r}").drop()
+
+    # ---- what is committed
+
+    def leases(self, app: str, tasks: Sequence[int]) -> dict[int, Lease | None]:
+        topic = tasks_topic(app)
+        found = self._reached().committed(app, [TopicPartition(topic, task) for task in tasks])
+        return {task: self._lease(app, task, found[TopicPartition(topic, task)]) for task in tasks}
+
+    def committed(self, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]:
+        return self._reached().committed(app, partitions)
+
+    def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return self._reached().ends(partitions)
+
+    def starts(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        return self._reached().starts(partitions)
+
+    def trim(self, before: Mapping[TopicPartition, int]) -> None:
+        """Delete records before these offsets; what lies beyond the end is taken as the end."""
+        self._reached().trim(before)
+
+    def close(self) -> None:
+        self._outsiders.clear()
+        self._admin.close()
+
+    # ---- inside
+
+    def _reached(self) -> KafkaAdmin:
+        self._admin.reach()
+        return self._admin
+
+    def _members(self, app: str, group: Group | None) -> Any:
+        """Who speaks for the group in a transaction: the member, or, without one, an outsider.
+
+        Brokers take offsets from an outsider whatever the group does; the leases decide all the same."""
+        if isinstance(group, KafkaGroup):
+            return group.metadata
+        return lambda: self._outsider(app)
+
+    def _outsider(self, app: str) -> Any:
+        with self._lock:
+            if app not in self._outsiders:
+                consumer = self._connection.build(Consumer, Notices(), {"group.id": app, "enable.auto.commit": False})
+                self._outsiders[app] = consumer.consumer_group_metadata()
+                consumer.close()
+            return self._outsiders[app]
+
+    def _lease(self, app: str, task: int, found: Committed | None) -> Lease | None:
+        if found is None:
+            return None
+        try:
+            return Lease.decode(found.note, found.offset)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise LogError(
+                f"the lease record of task {task} of {app!r} is not one of ours: offset {found.offset}, {found.note!r}",
+                where=f"Kafka at {self.name}, group {app}, topic {tasks_topic(app)}",
+                fix="another tool has committed offsets of this group: stop it, and restore the record from a backup",
+            ) from error
+
+
+def _check_slot(slot: str) -> None:
+    if slot.startswith("claim-"):
+        raise SettingsError(f"a slot's name cannot begin with 'claim-': {slot!r}", fix="choose another name")

@@ -1,0 +1,363 @@
+"""Kafka's topics, offsets and group records, asked for through one admin client."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from confluent_kafka import OFFSET_END, ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException
+from confluent_kafka import TopicCollection as Collection
+from confluent_kafka import TopicPartition as Place
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs do not re-export all of them
+    AdminClient,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    OffsetSpec,
+)
+
+from streams.core.errors import LogError, LogUnreachable, TopicMismatch, TopicMissing
+from streams.core.record import TopicPartition
+from streams.core.schema import nearest
+from streams.log.base import Committed, TopicInfo, TopicSpec
+from streams.log.kafka_errors import DENIED, NO_TOPIC, translate, unreachable
+from streams.log.kafka_settings import Connection, Notices
+
+Answer = TypeVar("Answer")
+
+PASSING = frozenset(
+    {
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.UNSTABLE_OFFSET_COMMIT,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
+# Nothing is deleted by time, and event times may lie in the future: brokers refuse more than an hour by default.
+OUR_TOPICS = {"retention.ms": "-1", "message.timestamp.after.max.ms": str(2**63 - 1)}
+NAPS = (0.002, 0.05)  # seconds between repetitions: the first, the longest
+
+
+def tasks_topic(app: str) -> str:
+    """The empty topic whose partitions are an application's tasks."""
+    return f"{app}-tasks"
+
+
+class KafkaAdmin:
+    """One admin client, shared by threads. Each call waits at most `reach_seconds`, then raises LogUnreachable."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection, self._notices = connection, Notices()
+        self._patience = connection.timeouts.reach_seconds
+        self._client = connection.build(AdminClient, self._notices, {})  # begins to connect in the background
+        self._reached = False
+        self._partitions: dict[str, int] = {}
+
+    def reach(self) -> None:
+        """The first call of all: LogUnreachable unless a broker answers."""
+        if self._reached:
+            return
+        try:
+            self._client.cluster_id(self._patience)
+        except KafkaException as error:
+            self._notices.hear(self._client)
+            reason = error.args[0].str()
+            raise unreachable(self._connection, "no connection", self._notices, reason) from None
+        self._reached = True
+
+    def close(self) -> None:
+        """The client's threads end."""
+        del self._client
+
+    # ---- topics
+
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has; TopicMissing. Remembered: a topic that grows is a matter of a restart."""
+        known = self._partitions.get(topic)
+        if known is None:
+            found = self._describe([topic])
+            if topic not in found:
+                raise TopicMissing(
+                    f"topic {topic!r} does not exist{nearest(topic, self.all_topics())}",
+                    where=f"Kafka at {self._connection.brokers}",
+                    fix="create it first, or correct the name",
+                )
+            known = self._partitions[topic] = len(found[topic].partitions)
+        return known
+
+    def check(self, source: TopicPartition) -> None:
+        """TopicMissing, TopicMismatch: there is no such partition."""
+        count = self.partitions(source.topic)
+        if not 0 <= source.partition < count:
+            raise TopicMismatch(
+                f"topic {source.topic!r} has {count} partitions, numbered from 0: there is no {source.partition}",
+                where=f"Kafka at {self._connection.brokers}",
+                fix="read or write the partitions that it has; restart after a topic was given more",
+            )
+
+    def topics(self, names: Sequence[str]) -> dict[str, TopicInfo]:
+        """Those of the topics that exist. A retention that may not be asked for counts as "for ever" (-1)."""
+        if not names:
+            return {}
+        names = sorted(set(names))
+        wanted = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
+        settings = self._client.describe_configs(wanted, request_timeout=self._patience)  # both are on their way
+        found = self._describe(names)
+        retention = {resource.name: _retention(answer) for resource, answer in settings.items()}
+        return {
+            name: TopicInfo(name, len(topic.partitions), str(topic.topic_id), retention.get(name, -1))
+            for name, topic in found.items()
+        }
+
+    def all_topics(self) -> list[str]:
+        """All but Kafka's own."""
+        try:
+            return sorted(name for name in self._client.list_topics(timeout=self._patience).topics if name[:2] != "__")
+        except KafkaException as error:
+            raise self._translated(error, "the topics are listed") from error
+
+    def create(self, topics: Sequence[TopicSpec]) -> None:
+        """Create what does not exist, with OUR_TOPICS where nothing else is said; they can be used on return."""
+        left = {spec.name: spec for spec in topics}
+        refused = self._create(left, OUR_TOPICS)
+        odd = [name for name, reason in refused.items() if reason.code() == KafkaError.INVALID_CONFIG]
+        if odd:  # a broker before 3.6 knows but one of them
+            refused = {name: reason for name, reason in refused.items() if name not in odd}
+            refused |= self._create({name: left[name] for name in odd}, {"retention.ms": "-1"})
+        not_allowed = DENIED | {KafkaError.POLICY_VIOLATION}
+        denied = {name: reason for name, reason in refused.items() if reason.code() in not_allowed}
+        for name, reason in refused.items():
+            if name not in denied:
+                raise translate(reason, f"topic {name!r} is created", self._connection, self._notices)
+        if denied:
+            present = self._describe(list(denied))
+            missing = [left[name] for name in denied if name not in present]
+            if missing:
+                raise self._not_allowed(missing, denied[missing[0].name])
+        self._await_leaders(list(left))
+
+    def _create(self, specs: Mapping[str, TopicSpec], settings: Mapping[str, str]) -> dict[str, KafkaError]:
+        """Returns those that were refused."""
+        if not specs:
+            return {}
+        new = [NewTopic(s.name, s.partitions, config={**settings, **s.settings}) for s in specs.values()]
+        answers = self._client.create_topics(new, operation_timeout=self._patience, request_timeout=self._patience)
+        refused: dict[str, KafkaError] = {}
+        for name, answer in answers.items():
+            try:
+                answer.result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    refused[name] = error.args[0]
+        return refused
+
+    def ensure_tasks(self, app: str, count: int) -> None:
+        """The application's topic of tasks, with at least so many partitions."""
+        name = tasks_topic(app)
+        if self._partitions.get(name, 0) >= count:
+            return
+        found = self._describe([name])
+        if name not in found:
+            self.create([TopicSpec(name, count, {})])
+            found = self._describe([name])
+        have = len(found[name].partitions) if name in found else 0
+        if have < count:
+            grown = self._client.create_partitions([NewPartitions(name, count)], request_timeout=self._patience)
+            self._result(grown[name], f"topic {name!r} is given {count} partitions, one a task")
+            self._await_leaders([name])
+        self._partitions[name] = max(have, count)
+
+    # ---- offsets
+
+    def starts(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The first offset of each."""
+        return self._offsets(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+    def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """The end of each, open transactions included."""
+        return self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+    def _offsets(self, partitions: Sequence[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, int]:
+        places = {Place(p.topic, p.partition): spec for p in partitions}
+        if not places:
+            return {}
+        deadline = time.monotonic() + self._patience
+        for nap in _naps():
+            answers = self._client.list_offsets(
+                places, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=self._patience
+            )
+            try:
+                return {
+                    TopicPartition(place.topic, place.partition): int(answer.result().offset)
+                    for place, answer in answers.items()
+                }
+            except KafkaException as error:
+                code = error.args[0].code()
+                if code in NO_TOPIC or code == KafkaError._NOENT:  # the latter: some partition has no leader
+                    self._check_anew(partitions)
+                elif code not in PASSING or time.monotonic() > deadline:
+                    raise self._translated(error, f"the offsets of {_named(places)} are read") from error
+                else:
+                    self._refresh({source.topic for source in partitions})
+            time.sleep(nap)
+        raise AssertionError
+
+    def trim(self, before: Mapping[TopicPartition, int]) -> None:
+        """Delete records before these offsets; what lies beyond the end is taken as the end."""
+        if not before:
+            return
+        places = [Place(p.topic, p.partition, offset) for p, offset in before.items()]
+        beyond = [p for p in self._trim(places) if p.offset != OFFSET_END]
+        if beyond:
+            self._trim([Place(p.topic, p.partition, OFFSET_END) for p in beyond])
+
+    def _trim(self, places: list[Place]) -> list[Place]:
+        """Returns those whose offset lies beyond the end."""
+        beyond = []
+        wanted = {(p.topic, p.partition): p for p in places}
+        answers = self._client.delete_records(places, request_timeout=self._patience, operation_timeout=self._patience)
+        for place, answer in answers.items():
+            try:
+                answer.result()
+            except KafkaException as error:
+                if error.args[0].code() in NO_TOPIC:
+                    self._check_anew([TopicPartition(place.topic, place.partition)])
+                if error.args[0].code() != KafkaError.OFFSET_OUT_OF_RANGE:
+                    raise self._translated(error, f"old records of {place.topic} are deleted") from error
+                beyond.append(wanted[place.topic, place.partition])
+        return beyond
+
+    # ---- groups
+
+    def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed | None]:
+        """The committed offsets and their metadata, stable.
+
+        While a transaction that touches one of them is open, the broker says so and we ask again, until that
+        transaction has ended or would have been ended by its timeout.
+        """
+        places = [Place(p.topic, p.partition) for p in partitions]
+        if not places:
+            return {}
+        deadline = time.monotonic() + self._connection.timeouts.transaction_ms / 1000 + self._patience / 2
+        for nap in _naps():
+            answer = self._client.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group, places)], require_stable=True, request_timeout=self._patience
+            )[group]
+            try:
+                found = answer.result().topic_partitions
+                for place in found:
+                    if place.error is not None:
+                        raise KafkaException(place.error)
+            except KafkaException as error:
+                if error.args[0].code() not in PASSING or time.monotonic() > deadline:
+                    raise self._translated(error, f"the positions of {group!r} are read") from error
+            else:
+                return {
+                    TopicPartition(p.topic, p.partition): Committed(p.offset, p.metadata or "")
+                    if p.offset >= 0
+                    else None
+                    for p in found
+                }
+            time.sleep(nap)
+        raise AssertionError
+
+    def members(self, group: str) -> int:
+        """The members of a group that have not timed out."""
+        answer = self._client.describe_consumer_groups([group], request_timeout=self._patience)[group]
+        return len(self._result(answer, f"the members of {group!r} are counted").members)
+
+    # ---- inside
+
+    def _describe(self, names: list[str]) -> dict[str, Any]:
+        """Descriptions of those that exist."""
+        found = {}
+        answers = self._client.describe_topics(Collection(names), request_timeout=self._patience)
+        for name, answer in answers.items():
+            try:
+                found[name] = answer.result()
+            except KafkaException as error:
+                if error.args[0].code() not in NO_TOPIC:
+                    raise self._translated(error, f"topic {name!r} is looked up") from error
+        return found
+
+    def _check_anew(self, partitions: Sequence[TopicPartition]) -> None:
+        """TopicMissing, TopicMismatch, without what we remember."""
+        for source in partitions:
+            self._partitions.pop(source.topic, None)
+            self.check(source)
+
+    def _refresh(self, topics: Iterable[str]) -> None:
+        """Learn the leaders anew: after a broker's restart librdkafka would go on asking as of before."""
+        with suppress(KafkaException):
+            for topic in topics:
+                self._client.list_topics(topic, timeout=self._patience)
+
+    def _await_leaders(self, names: list[str]) -> None:
+        deadline = time.monotonic() + self._patience
+        for nap in _naps() if names else ():
+            found = self._describe(names)
+            if len(found) == len(names) and all(p.leader for t in found.values() for p in t.partitions):
+                return
+            if time.monotonic() > deadline:
+                raise LogUnreachable(
+                    f"the topics {', '.join(names)} were created but cannot be used yet",
+                    where=f"Kafka at {self._connection.brokers}",
+                    fix="look at the brokers' logs: some partition has no leader",
+                )
+            time.sleep(nap)
+
+    def _result(self, answer: "Future[Answer]", doing: str) -> Answer:
+        try:
+            return answer.result()
+        except KafkaException as error:
+            raise self._translated(error, doing) from error
+
+    def _translated(self, error: KafkaException, doing: str) -> LogError:
+        self._notices.hear(self._client)
+        return translate(error.args[0], doing, self._connection, self._notices)
+
+    def _not_allowed(self, specs: Sequence[TopicSpec], reason: KafkaError) -> LogError:
+        commands = []
+        for spec in specs:
+            settings = {**OUR_TOPICS, **spec.settings}
+            more = "".join(f" --config {name}={value}" for name, value in settings.items())
+            commands.append(
+                f"kafka-topics.sh --bootstrap-server {self._connection.brokers} --create --topic {spec.name} "
+                f"--partitions {spec.partitions}{more}"
+            )
+        return LogError(
+            f"Kafka does not let us create topics ({reason.name()}): {', '.join(s.name for s in specs)}",
+            where=f"Kafka at {self._connection.brokers}",
+            fix="have them made beforehand, then start again:\n    " + "\n    ".join(commands),
+        )
+
+
+def _naps() -> Iterable[float]:
+    nap, longest = NAPS
+    while True:
+        yield nap
+        nap = min(nap * 1.5, longest)
+
+
+def _named(places: Iterable[Place]) -> str:
+    names = sorted({place.topic for place in places})
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _retention(answer: "Future[dict[str, Any]]") -> int:
+    """Milliseconds; -1 where nothing is deleted by time, or where we may not ask."""
+    try:
+        settings = answer.result()
+    except KafkaException:
+        return -1
+    if settings["cleanup.policy"].value == "compact":
+        return -1
+    return int(settings["retention.ms"].value)

@@ -1,0 +1,143 @@
+"""The members of an application on Kafka: a group that shares the partitions of an empty topic, one a task."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from confluent_kafka import OFFSET_END, Consumer, KafkaError
+from confluent_kafka import TopicPartition as Place
+
+from streams.core.errors import LogError, SlotTaken
+from streams.log.base import Group
+from streams.log.kafka_admin import KafkaAdmin, tasks_topic
+from streams.log.kafka_errors import CONNECTION, translate
+from streams.log.kafka_settings import RAISED, Connection, Notices, kafka_error
+
+COUNTED = 5.0  # seconds for which a count of the members is believed
+LEAVING = 2.0  # seconds for the last words
+
+Revoke = Callable[[frozenset[int], bool], None]
+
+
+class KafkaGroup(Group):
+    """A static member, `<app>-<slot>`, of the group `<app>`, cooperative-sticky.
+
+    Guarantees: a task is given up only after `on_revoke` has returned or raised. A worker that died keeps its tasks for
+    the session's time; the same slot, started again meanwhile, gets the same tasks at once.
+
+    Raises SlotTaken: a newer process joined under this slot. TopicMissing: the topic of tasks was deleted. LogError:
+    the broker refuses us (ACL, session timeout out of its range, another protocol in this group). A broker that does
+    not answer is no error: librdkafka goes on trying, and tasks that are lost meanwhile are reported so.
+    """
+
+    def __init__(self, connection: Connection, admin: KafkaAdmin, app: str, slot: str, tasks: int) -> None:
+        self._connection, self._admin, self._app, self._slot, self._count = connection, admin, app, slot, tasks
+        self._topic, self._notices = tasks_topic(app), Notices()
+        self._tasks = frozenset[int]()
+        self._on_revoke: Revoke = _ignore
+        self._members, self._counted_at = 1, float("-inf")
+        self._taken = False
+        self._consumer: Consumer | None = connection.build(Consumer, self._notices, connection.member(app, slot))
+        # on_lost must be registered: without it a lost assignment would come as a mere revoke.
+        self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+
+    def poll(self, timeout: float, on_revoke: Revoke) -> frozenset[int]:
+        consumer = self._living()
+        self._on_revoke = on_revoke
+        try:
+            message = consumer.poll(timeout)
+        except RAISED as raised:
+            error: KafkaError | None = kafka_error(raised)
+        else:
+            error = message.error() if message is not None else None
+        if error is not None:
+            self._judge(error)
+        return self._tasks
+
+    def leave(self) -> None:
+        """1. Unsubscribe: unlike a bare close this gives a static member's tasks free. 2. Poll until it is carried out.
+        3. Close."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is None:
+            return
+        self._on_revoke = _ignore  # who leaves has given up before
+        # 1. Unsubscribe.
+        consumer.unsubscribe()
+        # 2. Poll.
+        deadline = time.monotonic() + LEAVING
+        while self._tasks and time.monotonic() < deadline:
+            consumer.poll(0.05)
+        consumer.poll(0.0)
+        # 3. Close.
+        self._tasks = frozenset()
+        consumer.close()
+
+    @property
+    def members(self) -> int:
+        """Counted by the broker at most every 5 s; the last count if it does not say."""
+        if time.monotonic() - self._counted_at > COUNTED:
+            with suppress(LogError):  # not answered or not allowed
+                self._members = max(self._admin.members(self._app), 1)
+            self._counted_at = time.monotonic()
+        return self._members
+
+    def metadata(self) -> Any:
+        """Who we are and in which generation, for a transaction."""
+        return self._living().consumer_group_metadata()
+
+    # ---- called while polling
+
+    def _assigned(self, consumer: Consumer, partitions: list[Place]) -> None:
+        if partitions:
+            consumer.incremental_assign([Place(p.topic, p.partition, OFFSET_END) for p in partitions])
+            consumer.pause(partitions)  # the topic is empty: nothing to fetch
+            self._tasks |= {p.partition for p in partitions if p.partition < self._count}
+
+    def _revoked(self, consumer: Consumer, partitions: list[Place]) -> None:
+        self._give_up(consumer, partitions, lost=False)
+
+    def _lost(self, consumer: Consumer, partitions: list[Place]) -> None:
+        self._give_up(consumer, partitions, lost=True)
+
+    def _give_up(self, consumer: Consumer, partitions: list[Place], lost: bool) -> None:
+        gone = self._tasks & {p.partition for p in partitions}
+        try:
+            if gone:
+                self._on_revoke(gone, lost)
+        finally:
+            self._tasks -= gone
+            if partitions:
+                consumer.incremental_unassign(partitions)
+
+    # ---- inside
+
+    def _living(self) -> Consumer:
+        if self._taken:
+            raise self._slot_taken()
+        if self._consumer is None:
+            raise LogError(f"the member {self._slot!r} of {self._app!r} has left the group")
+        return self._consumer
+
+    def _judge(self, error: KafkaError) -> None:
+        code = error.code()
+        if code == KafkaError.FENCED_INSTANCE_ID or (code == KafkaError._FATAL and "instance" in error.str()):
+            self._taken = True
+            gone, self._tasks = self._tasks, frozenset()
+            if gone:
+                self._on_revoke(gone, True)
+            raise self._slot_taken()
+        if code in CONNECTION or code == KafkaError._MAX_POLL_EXCEEDED:
+            return  # what follows from it is reported as lost tasks
+        raise translate(error, f"{self._slot!r} is a member of {self._app!r}", self._connection, self._notices)
+
+    def _slot_taken(self) -> SlotTaken:
+        return SlotTaken(
+            f"slot {self._slot!r} of application {self._app!r} was taken by another process",
+            where=f"Kafka at {self._connection.brokers}, group {self._app}",
+            fix="give each worker a slot of its own, or stop the other process",
+        )
+
+
+def _ignore(tasks: frozenset[int], lost: bool) -> None:
+    """Nobody is asking any more."""

@@ -1,0 +1,225 @@
+"""One transactional producer: opened (which fences), its transactions, and what becomes of errors."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import TopicPartition as Place
+
+from streams.core.errors import Fenced, LogError, LogUnreachable
+from streams.log.kafka_errors import CONNECTION, translate, unreachable
+from streams.log.kafka_settings import RAISED, Connection, Notices, kafka_error
+
+STEP = 0.05  # seconds between looks while a producer is opened
+SLOW = 5.0  # seconds: a commit that took longer is suspect
+AGAIN = 5.0  # seconds after which an unanswered commit is asked for again
+AFTERMATH = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._STATE})
+
+
+class Deliveries:
+    """The first record of the open transaction that did not reach the log, and why."""
+
+    def __init__(self) -> None:
+        self.failed: tuple[KafkaError, str] | None = None
+
+    def __call__(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and (self.failed is None or self.failed[0].code() in AFTERMATH):
+            self.failed = error, message.topic() or ""
+
+
+class Transactions:
+    """A transactional producer under one id. Opening it fences the id's earlier holder and ends what that one had open.
+
+    After any abnormal path but a local `abort` it is broken: each later call raises the same error, and whoever uses it
+    opens a new one.
+
+    `suspect`: the last commit was slow, or was asked for twice, or the coordinator was lost since the opening. It did
+    succeed; but a copy of its request may still be under way and end a later transaction, so open a new one.
+    """
+
+    def __init__(self, connection: Connection, transactional_id: str, name: str) -> None:
+        self._connection, self._id, self._name = connection, transactional_id, name
+        self._deadline_seconds = connection.timeouts.commit_seconds
+        self.notices, self._deliveries = Notices(), Deliveries()
+        self._broken: Callable[[], LogError] | None = None
+        self.open = False
+        self.suspect = False
+        self._producer: Producer | None = self._initialise()
+
+    # ---- opening and closing
+
+    def _initialise(self) -> Producer:
+        """The protocol's InitProducerId.
+
+        1. Build a producer and initialise it, looking every 50 ms.
+        2. The broker is still ending the earlier holder's transaction: librdkafka would ask again after 500 ms. Since
+           that request has been answered, none is under way: start with a new producer (0.15 instead of 0.57 s).
+        3. Give up when no answer comes in time.
+        """
+        deadline = time.monotonic() + self._connection.timeouts.reach_seconds
+        settings = {**self._connection.producer(self._id), "on_delivery": self._deliveries}
+        while True:
+            producer = self._connection.build(Producer, self.notices, settings)
+            while True:
+                try:
+                    producer.init_transactions(STEP)
+                    return producer
+                except RAISED as error:
+                    reason = kafka_error(error)
+                    self.notices.hear(producer)
+                    late = time.monotonic() > deadline
+                    if reason.code() == KafkaError.CONCURRENT_TRANSACTIONS and not late:
+                        break
+                    if late and reason.code() in CONNECTION:
+                        raise unreachable(
+                            self._connection, f"{self._name} is opened", self.notices, reason.str()
+                        ) from None
+                    if late or reason.fatal() or not reason.retriable():
+                        raise self._translated(reason, "is opened") from error
+
+    def drop(self) -> None:
+        """Let go of the producer, whatever it has open; the broker ends that when the id is used again."""
+        self._producer = None
+        if self._broken is None:
+            name = self._name
+            self._broken = lambda: LogError(f"{name} was closed")
+
+    @property
+    def producer(self) -> Producer:
+        """The producer, if it may be used."""
+        if self._broken is not None or self._producer is None:
+            raise self._broken() if self._broken is not None else LogError(f"{self._name} was closed")
+        return self._producer
+
+    # ---- a transaction
+
+    def begin(self) -> Producer:
+        """Open a transaction unless one is open."""
+        producer = self.producer
+        if not self.open:
+            try:
+                producer.begin_transaction()
+            except RAISED as error:
+                raise self.broken(kafka_error(error), "begins a transaction") from error
+            self.open = True
+        return producer
+
+    def serve(self) -> None:
+        """Callbacks; raises what has become known: being fenced, records that did not arrive."""
+        self.notices.hear(self.producer)
+        self._check()
+
+    def flush(self, deadline: float | None = None) -> None:
+        """Bring everything to the log, uncommitted."""
+        deadline = deadline or time.monotonic() + self._deadline_seconds
+        try:
+            left = self.producer.flush(max(deadline - time.monotonic(), 0.0))
+        except RAISED as error:
+            raise self.broken(kafka_error(error), "appends") from error
+        self._check()
+        if left:
+            raise self._set_broken(
+                unreachable(self._connection, f"{left} records of {self._name} have not arrived", self.notices)
+            )
+
+    def end(self, offsets: Sequence[Place], members: Callable[[], Any]) -> None:
+        """Commit the open transaction with these offsets.
+
+        1. Flush.
+        2. Add the offsets, in the group's name as it is now.
+        3. EndTxn. No answer in time: ask for the commit again, never abort; give up at the deadline, in doubt.
+        """
+        producer, start = self.begin(), time.monotonic()
+        deadline = start + self._deadline_seconds
+        losses = self.notices.coordinator_losses
+        self.suspect = False
+        # 1. Flush.
+        self.flush(deadline)
+        # 2. Add the offsets.
+        if offsets:
+            self._send(producer, list(offsets), members(), deadline)
+        # 3. EndTxn.
+        again = self._commit(producer, deadline)
+        self.open = False
+        self.notices.hear(producer)
+        lost = self.notices.coordinator_losses > losses
+        self.suspect = again or lost or time.monotonic() - start > SLOW
+
+    def abort(self) -> None:
+        """Drop what is open. If that fails the producer is broken, which the next call says."""
+        if not self.open or self._broken is not None:
+            return
+        self.open = False
+        try:
+            self.producer.abort_transaction(AGAIN)
+        except RAISED as error:
+            self.broken(kafka_error(error), "aborts")
+        self._deliveries.failed = None
+
+    def broken(self, error: KafkaError, doing: str) -> LogError:
+        """From now on each call raises this."""
+        return self._set_broken(self._translated(self._cause(error), doing))
+
+    # ---- inside
+
+    def _send(self, producer: Producer, offsets: list[Place], members: Any, deadline: float) -> None:
+        """Bounded although this call can outlast its timeout: by socket.timeout.ms at most (10 s, measured). After a
+        failure here, even one called retriable, a commit would succeed without the offsets: hence broken."""
+        try:
+            producer.send_offsets_to_transaction(offsets, members, max(deadline - time.monotonic(), 0.1))
+        except RAISED as error:
+            raise self.broken(kafka_error(error), "commits its offsets") from error
+
+    def _commit(self, producer: Producer, deadline: float) -> bool:
+        """Whether it had to be asked for more than once."""
+        again = False
+        while True:
+            try:
+                producer.commit_transaction(min(AGAIN, max(deadline - time.monotonic(), 0.1)))
+                return again
+            except RAISED as error:
+                reason = kafka_error(error)
+                self._check()
+                if reason.fatal() or reason.txn_requires_abort() or not reason.retriable():
+                    raise self.broken(reason, "commits") from error
+                if time.monotonic() >= deadline:
+                    raise self._set_broken(
+                        LogUnreachable(
+                            f"a commit of {self._name} is in doubt: asked for, and not answered in "
+                            f"{self._deadline_seconds:.0f} s ({reason.name()})",
+                            where=f"brokers {self._connection.brokers}",
+                            fix="a new writer of this slot settles it",
+                        )
+                    ) from error
+            again = True
+            time.sleep(STEP)
+
+    def _check(self) -> None:
+        if self.notices.fatal is not None:
+            raise self.broken(self.notices.fatal, "works")
+        if self._deliveries.failed is not None:
+            error, topic = self._deliveries.failed
+            raise self.broken(error, f"appends to {topic!r}")
+
+    def _cause(self, error: KafkaError) -> KafkaError:
+        """Why the transaction failed, where a record was merely dropped for it: librdkafka says it to whoever tries to
+        begin another one."""
+        if self.open and self._producer is not None and error.code() in AFTERMATH:
+            try:
+                self._producer.begin_transaction()
+            except RAISED as raised:
+                cause = kafka_error(raised)
+                return error if cause.code() == KafkaError._STATE else cause
+        return error
+
+    def _translated(self, error: KafkaError, doing: str) -> LogError:
+        if self._producer is not None and self._broken is None:
+            self.notices.hear(self._producer)
+        return translate(error, f"{self._name} {doing}", self._connection, self.notices)
+
+    def _set_broken(self, error: LogError) -> LogError:
+        kind: type[LogError] = Fenced if isinstance(error, Fenced) else type(error)
+        self._broken = lambda: kind(error.what, where=error.where, fix=error.fix)
+        self.open = False
+        return error

@@ -1,0 +1,165 @@
+"""Lease, commit and recovery as pure decisions: what the worker follows and what a simulation drives.
+
+Nothing here does I/O. `take` is a generator: it yields the step to do next and is sent its result, so that the worker
+and a test can drive the very same code.
+"""
+
+import json
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+from streams.core.errors import StateMismatch
+
+STEPS = (
+    "begin",
+    "drained",
+    "appended",
+    "changelog",
+    "flushed",
+    "committed",
+    "applying",
+    "applied",
+)
+"""The named steps of a commit, in order; a test can crash the worker after each of them.
+
+1. begin      a commit is due
+2. drained    the operators' results are out, nothing lives outside the overlays
+3. appended   outputs and shuffle blocks are in the open transaction
+4. changelog  each task's changes are appended, the last block with sequence, positions and watermarks
+5. flushed    all of it has reached the log
+6. committed  lease records, positions and the transaction are committed
+7. applying   the first task's overlay is in its store, the others' not yet
+8. applied    every overlay is in its store
+"""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The record that says who works on a task, at which commit sequence.
+
+    >>> Lease.decode(Lease("w1", True, "f00d", 7).encode(), 7)
+    Lease(slot='w1', held=True, fingerprint='f00d', sequence=7)
+    """
+
+    slot: str
+    held: bool
+    fingerprint: str
+    sequence: int
+
+    def encode(self) -> str:
+        return json.dumps({"slot": self.slot, "held": self.held, "fingerprint": self.fingerprint})
+
+    @staticmethod
+    def decode(text: str, sequence: int) -> "Lease":
+        data = json.loads(text)
+        return Lease(data["slot"], data["held"], data["fingerprint"], sequence)
+
+    def next(self, by: int = 1) -> "Lease":
+        return replace(self, sequence=self.sequence + by)
+
+    def released(self) -> "Lease":
+        return replace(self, held=False)
+
+
+# ---- taking a lease: the steps that a worker must do, in order
+
+
+@dataclass(frozen=True)
+class OpenClaim:
+    """Open the task's claim: fences whoever is claiming it."""
+
+    task: int
+
+
+@dataclass(frozen=True)
+class ReadLease:
+    """Read the task's lease record, stable. Answer: Lease or None."""
+
+    task: int
+
+
+@dataclass(frozen=True)
+class FenceSlot:
+    """Fence this slot (once for all of its tasks within one round of taking)."""
+
+    slot: str
+
+
+@dataclass(frozen=True)
+class WriteLease:
+    """Write the record through the claim. Raises Fenced if a later claimer came."""
+
+    task: int
+    lease: Lease
+
+
+Step = OpenClaim | ReadLease | FenceSlot | WriteLease
+
+
+def take(task: int, slot: str, fingerprint: str, others_live: bool) -> Generator[Step, Lease | None, Lease]:
+    """Take the lease of a task that the group has given us; returns the record that names us.
+
+    1. Open the claim: whoever is claiming the same task is fenced.
+    2. Read the record.
+    3. Held by another slot: fence that slot (its open transaction ends), read again; a third slot: fence it too.
+    4. Write {our slot, same sequence} through the claim.
+
+    >>> steps = take(0, "me", "f", False)
+    >>> next(steps), steps.send(None)
+    (OpenClaim(task=0), ReadLease(task=0))
+    >>> steps.send(Lease("old", True, "f", 5))
+    FenceSlot(slot='old')
+    """
+    yield OpenClaim(task)
+    found = yield ReadLease(task)
+    fenced: set[str] = set()
+    while found is not None and found.held and found.slot != slot and found.slot not in fenced:
+        fenced.add(found.slot)
+        yield FenceSlot(found.slot)
+        found = yield ReadLease(task)
+    check_fingerprint(task, found, fingerprint, others_live)
+    lease = Lease(slot, True, fingerprint, found.sequence if found is not None else 0)
+    yield WriteLease(task, lease)
+    return lease
+
+
+def check_fingerprint(task: int, found: Lease | None, fingerprint: str, others_live: bool) -> None:
+    """While other workers live, all must run the same topology."""
+    if found is not None and others_live and found.fingerprint != fingerprint:
+        raise StateMismatch(
+            f"task {task} was last run with another topology ({found.fingerprint}, ours is {fingerprint})",
+            where=f"lease record, slot {found.slot!r}, sequence {found.sequence}",
+            fix="stop all workers of the application, then start them with the new program",
+        )
+
+
+def check_restored(task: str, lease: int, changelog: int | None, store: int) -> None:
+    """After the replay the store must stand exactly where the lease record does."""
+    if store == lease:
+        return
+    if changelog is None and lease > 0:
+        what = f"the changelog of task {task} is empty, but its lease record says {lease} commits were made"
+    else:
+        what = f"task {task} was restored to commit {store}, but its lease record says {lease}"
+    raise StateMismatch(
+        what,
+        where=f"lease {lease}, changelog {changelog}, store {store}",
+        fix="the lease topic or the changelog was deleted or damaged: restore them from a backup of the cluster, or "
+        "start the application anew under another id",
+    )
+
+
+def local_state_usable(
+    *, store_sequence: int, lease_sequence: int, store_offset: int, changelog_start: int, same_topic: bool
+) -> bool:
+    """Whether a local store may be brought forward by the changelog's tail, or must be made anew.
+
+    It must not be ahead of the lease (a power loss of the log), nor below the changelog's start, nor belong to a
+    changelog topic that has been deleted and made again.
+
+    >>> local_state_usable(store_sequence=4, lease_sequence=5, store_offset=9, changelog_start=0, same_topic=True)
+    True
+    >>> local_state_usable(store_sequence=6, lease_sequence=5, store_offset=9, changelog_start=0, same_topic=True)
+    False
+    """
+    return same_topic and store_sequence <= lease_sequence and store_offset >= changelog_start

@@ -1,0 +1,203 @@
+"""The operators of one task, run in an order in which inputs come first."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+from streams.core.batch import Batch
+from streams.core.errors import OperatorError, StreamsError
+from streams.core.operator import Operator
+from streams.core.schema import StreamType
+from streams.core.store import KeyValueStore
+from streams.core.stream import Node
+from streams.core.time import NEVER
+from streams.runtime.letters import DeadLetters
+
+OpenStore = Callable[[str, bool], KeyValueStore]
+Emit = Callable[[Node, Batch], None]
+
+
+@dataclass
+class Counts:
+    """What the operators of a task counted since the last commit; published after it."""
+
+    late: dict[str, int] = field(default_factory=dict)
+    dropped: dict[tuple[str, str], int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class NodeContext:
+    """The context of one operator in one task."""
+
+    operator_id: str
+    inputs: Sequence[StreamType]
+    output: StreamType
+    partition: int
+    cache_rows: int
+    channels: int
+    open_store: OpenStore
+    letters: DeadLetters
+    counts: Counts
+    side: dict[str, list[Batch]] = field(default_factory=dict)
+
+    def store(self, name: str) -> KeyValueStore:
+        return self.open_store(f"{self.operator_id}/{name}", True)
+
+    def emit(self, side: str, batch: Batch) -> None:
+        if batch.count:
+            self.side.setdefault(side, []).append(batch)
+
+    def dead(self, batch: Batch, rows: Sequence[int], causes: Sequence[str]) -> None:
+        from streams.runtime.edges import letter_of
+
+        for row, cause in zip(rows, causes, strict=True):
+            self.letters.add(letter_of(batch, row), cause, self.operator_id)
+
+    def late(self, rows: int) -> None:
+        self.counts.late[self.operator_id] = self.counts.late.get(self.operator_id, 0) + rows
+
+    def dropped(self, rows: int, why: str) -> None:
+        key = (self.operator_id, why)
+        self.counts.dropped[key] = self.counts.dropped.get(key, 0) + rows
+
+
+@dataclass
+class _Step:
+    node: Node
+    operator: Operator | None
+    context: NodeContext | None
+    watermark: int = NEVER
+
+
+class Chain:
+    """A task's operators, opened. Rows go in at input nodes and leave through `emit` at sinks and shuffles.
+
+    `exits` are the sink nodes of the sub-topology and the shuffles it feeds.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        exits: Sequence[Node],
+        types: Mapping[str, StreamType],
+        *,
+        partition: int,
+        channels: int,
+        cache_rows: int,
+        open_store: OpenStore,
+        emit: Emit,
+    ) -> None:
+        self.letters = DeadLetters()
+        self.counts = Counts()
+        self._emit = emit
+        self._steps: list[_Step] = []
+        self._exits = list(exits)
+        self._used = {(e.node, e.side) for n in [*nodes, *exits] for e in n.inputs}
+        for node in nodes:
+            if node.kind != "operator":
+                self._steps.append(_Step(node, None, None))
+                continue
+            assert node.operator is not None
+            operator = copy.copy(node.operator)
+            caching = {f"{node.id}/{s.name}": s.cache for s in operator.stores}
+            context = NodeContext(
+                node.id,
+                [types[e.node] for e in node.inputs],
+                node.type,
+                partition,
+                cache_rows,
+                channels,
+                lambda name, _, caching=caching: open_store(name, caching[name]),  # type: ignore[misc]
+                self.letters,
+                self.counts,
+            )
+            self._steps.append(_Step(node, operator, context))
+        for step in self._steps:
+            if step.operator is not None and step.context is not None:
+                step.operator.open(step.context)
+
+    def process(self, inputs: Mapping[str, Batch]) -> None:
+        """Rows of the input nodes go through."""
+        self._run(inputs, None, False)
+
+    def advance(self, watermark: int) -> None:
+        """Event time has moved."""
+        self._run({}, watermark, False)
+
+    def drain(self) -> None:
+        """A commit begins: everything goes to the stores and the exits."""
+        self._run({}, None, True)
+
+    def output_watermarks(self) -> dict[str, int]:
+        """For each exit: how far event time has come there."""
+        marks = {s.node.id: s.watermark - (s.operator.hold() if s.operator else 0) for s in self._steps}
+        return {n.id: min(marks[e.node] for e in n.inputs) for n in self._exits}
+
+    def close(self) -> None:
+        for step in self._steps:
+            if step.operator is not None:
+                step.operator.close()
+
+    def _run(self, inputs: Mapping[str, Batch], watermark: int | None, drain: bool) -> None:
+        outbox: dict[tuple[str, str], list[Batch]] = {}
+        for step in self._steps:
+            node = step.node
+            if step.operator is None:
+                if node.id in inputs:
+                    outbox[node.id, ""] = [inputs[node.id]]
+                if watermark is not None:
+                    step.watermark = watermark
+                continue
+            started = perf_counter()
+            made = self._run_operator(step, outbox, watermark, drain)
+            assert step.context is not None
+            if made:
+                outbox[node.id, ""] = made
+            for side, batches in step.context.side.items():
+                outbox[node.id, side] = batches
+            step.context.side = {}
+            spent = perf_counter() - started
+            self.counts.seconds[node.id] = self.counts.seconds.get(node.id, 0.0) + spent
+        for node in self._exits:
+            for edge in node.inputs:
+                for batch in outbox.get((edge.node, edge.side), ()):
+                    self._emit(node, batch)
+
+    def _run_operator(
+        self, step: _Step, outbox: Mapping[tuple[str, str], list[Batch]], watermark: int | None, drain: bool
+    ) -> list[Batch]:
+        operator, node = step.operator, step.node
+        assert operator is not None
+        made: list[Batch | None] = []
+        try:
+            arrived = [(port, b) for port, e in enumerate(node.inputs) for b in outbox.get((e.node, e.side), ())]
+            if arrived:
+                self.counts.rows[node.id] = self.counts.rows.get(node.id, 0) + sum(b.count for _, b in arrived)
+                if operator.ports > 1 and operator.ordered:
+                    made.append(operator.process_ordered(arrived))
+                else:
+                    made += [operator.process(batch, port) for port, batch in arrived]
+            if watermark is not None:
+                step.watermark = self._watermark_of(node, watermark)
+                made.append(operator.advance(step.watermark))
+            if drain:
+                made.append(operator.drain())
+        except StreamsError:
+            raise
+        except Exception as error:
+            raise OperatorError(
+                f"operator {node.id!r} failed: {type(error).__name__}: {error}",
+                where=f"{type(operator).__name__}, rows {sum(b.count for _, b in arrived)}",
+                fix="the commit is rolled back; mend the operator and start again: it goes on where it stood",
+            ) from error
+        return [b for b in made if b is not None and b.count]
+
+    def _watermark_of(self, node: Node, watermark: int) -> int:
+        marks = []
+        for edge in node.inputs:
+            upstream = next(s for s in self._steps if s.node.id == edge.node)
+            marks.append(upstream.watermark - (upstream.operator.hold() if upstream.operator else 0))
+        return min(marks, default=watermark)

@@ -1,0 +1,113 @@
+"""Where rows leave a task: sinks and shuffles become records of the open commit."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import polars as pl
+
+from streams.codec.blocks import ShuffleBlock, encode_block
+from streams.codec.json import encode
+from streams.core.batch import ROW, TIME, Batch, Letter
+from streams.core.keys import key_bytes, partitions
+from streams.core.record import Produced
+from streams.core.stream import Node
+from streams.core.time import NEVER
+
+Append = Callable[[Produced], None]
+
+_BLOCK_ROWS = 100_000  # rows that a shuffle holds back at the most before it writes a block
+
+
+def letter_of(batch: Batch, row: int) -> Letter:
+    """The record that a row comes from; the row itself as JSON where it comes from none (a window's result)."""
+    frame = batch.frame
+    if batch.origin is not None and ROW in frame.columns:
+        return batch.origin.letter(int(frame[ROW][row]))
+    visible = frame.slice(row, 1).select(c for c in frame.columns if not c.startswith("$"))
+    timestamp = int(frame[TIME][row]) if TIME in frame.columns else -1
+    return Letter(encode(visible)[0], None, "", -1, -1, timestamp)
+
+
+class SinkEdge:
+    """Writes rows to a topic as JSON. Without a key, a task writes to one partition: its own number's."""
+
+    def __init__(self, node: Node, partition: int, count: int) -> None:
+        assert node.sink is not None
+        self.topic, self.key = node.sink.topic, node.sink.key
+        self._columns = list(node.type.fields)
+        self._raw = node.type.schema is None and self._columns == ["value"]
+        self._partition = partition % count
+        self.records = 0
+
+    def write(self, batch: Batch, append: Append, now: int) -> None:
+        frame = batch.frame
+        values = frame["value"].to_list() if self._raw else encode(frame.select(self._columns))
+        keys: Sequence[bytes | None] = key_bytes(frame, self.key).to_list() if self.key else [None] * frame.height
+        times: Sequence[int] | int = frame[TIME].to_list() if TIME in frame.columns else now
+        append(Produced(self.topic, None if self.key else self._partition, keys, values, times))
+        self.records += frame.height
+
+
+class ShuffleEdge:
+    """Collects rows for a shuffle and writes them at the commit, a block for each partition."""
+
+    def __init__(self, node: Node, topic: str, channel: int, count: int, wanted: Sequence[str]) -> None:
+        self.topic, self.channel, self.count = topic, channel, count
+        self._key = node.type.key
+        self._wanted = [name for name in node.type.fields if name in wanted or name in self._key]
+        self._frames: list[pl.DataFrame] = []
+        self._rows = 0
+        self._told = NEVER
+        self._told_idle = False
+        self.records = 0
+        self.written = NEVER
+
+    def write(self, batch: Batch, append: Append) -> None:
+        hidden = [c for c in batch.frame.columns if c.startswith("$") and c != ROW and c in ("$time", "$watermark")]
+        self._frames.append(batch.frame.select([*self._wanted, *hidden]))
+        self._rows += batch.count
+        if self._rows >= _BLOCK_ROWS:
+            self.flush(append, self._told, self._told_idle, marker=False)
+
+    def flush(self, append: Append, watermark: int, idle: bool, marker: bool) -> bool:
+        """Write what was collected, and with `marker` the channel's news to the other partitions; True if anything."""
+        frame = pl.concat(self._frames) if self._frames else None
+        self._frames, self._rows = [], 0
+        news = marker and (watermark > self._told or idle != self._told_idle)
+        if frame is None and not news:
+            return False
+        watermark = max(watermark, self._told)
+        parts = self._split(frame) if frame is not None else {}
+        stamp = max(watermark, 0)
+        wrote = False
+        for partition in range(self.count):
+            part = parts.get(partition)
+            if part is None and not news:
+                continue
+            value = encode_block(ShuffleBlock(self.channel, watermark, idle, part))
+            append(Produced(self.topic, partition, [None], [value], stamp))
+            wrote = True
+        if frame is not None:
+            self.records += frame.height
+        self._told, self._told_idle = watermark, idle
+        return wrote
+
+    def untold(self, watermark: int, idle: bool) -> bool:
+        """The readers have not been told how far this channel is."""
+        return watermark > self._told or idle != self._told_idle
+
+    def _split(self, frame: pl.DataFrame) -> dict[int, pl.DataFrame]:
+        keys = key_bytes(frame, self._key).fill_null(b"")
+        unique = keys.unique(maintain_order=True)
+        chosen = partitions(unique, self.count)
+        if self.count == 1:
+            return {0: frame}
+        table = pl.DataFrame({"k": unique, "p": chosen})
+        places = keys.to_frame("k").join(table, on="k", how="left", maintain_order="left")["p"].to_numpy()
+        order = np.argsort(places, kind="stable")
+        found, starts = np.unique(places[order], return_index=True)
+        sorted_frame = frame[order]
+        ends = [*starts[1:].tolist(), len(order)]
+        return {
+            int(p): sorted_frame.slice(s, e - s) for p, s, e in zip(found.tolist(), starts.tolist(), ends, strict=True)
+        }

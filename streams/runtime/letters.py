@@ -1,0 +1,70 @@
+"""Dead letters: bad records on their way to the dead-letter topic, inside the commit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from streams.core.batch import Letter
+from streams.core.record import Headers, Produced
+
+MOST_BYTES = 8_000_000  # a value above this is cut, and a header says so; the topic takes 16 MB
+
+
+@dataclass
+class DeadLetters:
+    """Collects the dead letters of a task's open commit: one a record, the first cause counts.
+
+    >>> letters = DeadLetters()
+    >>> letters.add(Letter(b"oops", None, "tx", 0, 7, -1), "not JSON", "source-tx")
+    >>> letters.add(Letter(b"oops", None, "tx", 0, 7, -1), "again", "filter-1")
+    >>> letters.count
+    1
+    """
+
+    _found: dict[tuple[str, int, int, int, bytes], tuple[Letter, str, str]] = field(default_factory=dict)
+
+    def add(self, letter: Letter, cause: str, operator: str) -> None:
+        # A row that comes from no record (a window's result) is told apart by its value.
+        name = (letter.topic, letter.partition, letter.offset, letter.row, b"" if letter.topic else letter.value)
+        self._found.setdefault(name, (letter, cause, operator))
+
+    @property
+    def count(self) -> int:
+        return len(self._found)
+
+    def causes(self) -> list[tuple[str, str]]:
+        """(operator, cause) of each letter."""
+        return [(operator, cause) for _, cause, operator in self._found.values()]
+
+    def produced(self, topic: str, partition: int, now: int) -> Produced | None:
+        """The records for the dead-letter topic; None if there are none."""
+        if not self._found:
+            return None
+        letters = list(self._found.values())
+        headers: Sequence[Headers] = [_headers(letter, cause, operator) for letter, cause, operator in letters]
+        return Produced(
+            topic,
+            partition,
+            [letter.key for letter, _, _ in letters],
+            [letter.value[:MOST_BYTES] for letter, _, _ in letters],
+            [letter.timestamp if letter.timestamp >= 0 else now for letter, _, _ in letters],
+            headers,
+        )
+
+    def clear(self) -> None:
+        self._found.clear()
+
+
+def _headers(letter: Letter, cause: str, operator: str) -> Headers:
+    headers = [
+        ("cause", cause[:2000].encode()),
+        ("operator", operator.encode()),
+        ("topic", letter.topic.encode()),
+        ("partition", str(letter.partition).encode()),
+        ("offset", str(letter.offset).encode()),
+        ("timestamp", str(letter.timestamp).encode()),
+    ]
+    if letter.row >= 0:
+        headers.append(("row", str(letter.row).encode()))
+    if len(letter.value) > MOST_BYTES:
+        headers.append(("cut-from-bytes", str(len(letter.value)).encode()))
+    return headers

@@ -1,0 +1,100 @@
+"""What a program needs from a log: its topics, found and made, and where its tasks lie."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from streams.core.errors import TopicMissing
+from streams.core.schema import nearest
+from streams.core.stream import Node
+from streams.core.topology import SubTopology, TaskId, Topology
+from streams.log.base import Log, TopicInfo, TopicSpec
+
+_INTERNAL = {"retention.ms": "-1", "max.message.bytes": "16777216"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A topology placed on a log."""
+
+    app: str
+    topology: Topology
+    partitions: Mapping[int, int]
+    """By sub-topology."""
+    topics: Mapping[str, TopicInfo]
+    fingerprint: str
+    tasks: tuple[TaskId, ...]
+    dead_letters: str
+
+    def changelog(self, sub: int) -> str:
+        return changelog_topic(self.app, sub)
+
+    def input_topic(self, sub: SubTopology, index: int) -> str:
+        spec = sub.inputs[index]
+        return shuffle_topic(self.app, spec.node) if spec.shuffle else spec.topic
+
+    def channels(self, sub: SubTopology, index: int) -> int:
+        """How many tasks write to this input; a source partition is one channel."""
+        spec = sub.inputs[index]
+        if not spec.shuffle:
+            return 1
+        return sum(self.partitions[s.index] for s in self.topology.subs if spec.node in s.feeds)
+
+    def first_channel(self, node: str, sub: int) -> int:
+        """The number of a sub-topology's first channel in a shuffle."""
+        before = [s for s in self.topology.subs if node in s.feeds and s.index < sub]
+        return sum(self.partitions[s.index] for s in before)
+
+    def reader_of(self, node: str) -> SubTopology:
+        return next(s for s in self.topology.subs if any(i.node == node for i in s.inputs))
+
+    def sinks(self, sub: SubTopology) -> list[Node]:
+        return [n for n in sub.nodes if n.kind == "sink"]
+
+    def shuffles(self, sub: SubTopology) -> list[Node]:
+        return [self.topology.graph.nodes[id] for id in sub.feeds]
+
+
+def lease_topic(app: str) -> str:
+    return f"{app}-tasks"
+
+
+def changelog_topic(app: str, sub: int) -> str:
+    return f"{app}-{sub}-changelog"
+
+
+def shuffle_topic(app: str, node: str) -> str:
+    return f"{app}-{node}-shuffle"
+
+
+def prepare(app: str, topology: Topology, log: Log, dead_letters: str, partitions: int) -> Plan:
+    """Find the program's topics, make those that are its own, and place its tasks.
+
+    Source topics must exist; sinks, the dead-letter topic and internal topics are made where they are missing.
+    """
+    sources = sorted({t for sub in topology.subs for t in sub.sources})
+    found = log.topics(sources)
+    missing = [t for t in sources if t not in found]
+    if missing:
+        raise TopicMissing(
+            f"no topic {missing[0]!r}{nearest(missing[0], log.all_topics())}",
+            where=log.name,
+            fix="create it (`streams topics create NAME --partitions N`), or correct the name in app.source(...)",
+        )
+    counts = topology.place({t: i.partitions for t, i in found.items()}, partitions)
+    tasks = topology.tasks(counts)
+    most = max(counts.values())
+    own = [TopicSpec(lease_topic(app), len(tasks), _INTERNAL), TopicSpec(dead_letters, most, _INTERNAL)]
+    for sub in topology.subs:
+        if sub.stateful:
+            own.append(TopicSpec(changelog_topic(app, sub.index), counts[sub.index], _INTERNAL))
+        for item in sub.inputs:
+            if item.shuffle:
+                settings = {**_INTERNAL, "segment.bytes": "67108864"}
+                own.append(TopicSpec(shuffle_topic(app, item.node), counts[sub.index], settings))
+        for node in sub.nodes:
+            if node.sink is not None:
+                own.append(TopicSpec(node.sink.topic, node.sink.partitions or most, {"retention.ms": "-1"}))
+    log.create(own)
+    topics = {**found, **log.topics([t.name for t in own])}
+    fingerprint = topology.fingerprint(counts)
+    return Plan(app, topology, counts, topics, fingerprint, tuple(tasks), dead_letters)

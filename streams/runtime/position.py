@@ -1,0 +1,43 @@
+"""Where a task stands in its inputs: written with every commit, read at every start."""
+
+import msgspec
+
+from streams.core.time import NEVER
+
+
+class Channel(msgspec.Struct, array_like=True):
+    """One writer of an input: its watermark (running maximum of event time minus disorder), and whether it is idle."""
+
+    watermark: int = NEVER
+    idle: bool = False
+
+
+class InputPosition(msgspec.Struct, array_like=True):
+    """A task's place in one input partition.
+
+    Rows are released in order of event time where several channels meet, so rows that have been read may wait:
+    - `offset`: the first record with rows that wait; reading starts there after a restart;
+    - `read`: the next record to read. What lies before it and below the frontier has been processed;
+    - `maximum`: the running maximum of event time before the record at `offset`;
+    - `channels`: by the writer's partition (a source has one, 0), as of `read`.
+    """
+
+    offset: int
+    read: int
+    maximum: int = NEVER
+    channels: dict[int, Channel] = {}
+
+
+class TaskPosition(msgspec.Struct, array_like=True):
+    """All inputs of a task, and the frontier: rows below this event time have been released."""
+
+    inputs: dict[str, InputPosition]
+    frontier: int = NEVER
+    drained: int = NEVER
+
+    def encode(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    @staticmethod
+    def decode(data: bytes) -> "TaskPosition":
+        return msgspec.msgpack.decode(data, type=TaskPosition)

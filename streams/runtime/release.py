@@ -1,0 +1,160 @@
+"""The order in which a task's rows go on.
+
+With one channel rows go on as they come. Where several channels meet and an operator depends on their order, rows wait
+until the merged watermark has passed them and go on in the order (event time, channel, offset); so the result is the
+same however the channels interleave, and after a restart. Rows behind the frontier (late ones) go on at once.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from streams.core.batch import ROW, TIME, WATERMARK, Batch, Letter, Origin
+from streams.core.time import NEVER
+from streams.runtime.inputs import BlockOrigin, Read, RecordOrigin, TaskInput
+from streams.runtime.position import Channel, InputPosition, TaskPosition
+
+_CHANNEL = "$channel"
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Several origins; rows are numbered through."""
+
+    bases: Sequence[int]
+    origins: Sequence[Origin]
+
+    def letter(self, row: int) -> Letter:
+        index = bisect_right(self.bases, row) - 1
+        return self.origins[index].letter(row - self.bases[index])
+
+
+@dataclass
+class _Waiting:
+    """Rows of one run of records that have not gone on yet."""
+
+    frame: pl.DataFrame
+    origin: Origin
+    channel: int
+
+    @property
+    def offset(self) -> int:
+        """The offset of the first of them."""
+        if isinstance(self.origin, RecordOrigin):
+            return self.origin.records.offsets()[int(self.frame[ROW].min())]  # type: ignore[arg-type]
+        assert isinstance(self.origin, BlockOrigin)
+        return self.origin.offset
+
+
+class Release:
+    """Holds the inputs of a task and says which rows go on.
+
+    `merging`: several channels meet and the order matters.
+    """
+
+    def __init__(self, inputs: Sequence[TaskInput], merging: bool) -> None:
+        self.inputs = list(inputs)
+        self.merging = merging
+        self.frontier = NEVER
+        self.watermark = NEVER
+        self._waiting: list[list[_Waiting]] = [[] for _ in inputs]
+        self._restored_frontier = NEVER
+
+    def restore(self, position: TaskPosition) -> None:
+        for item in self.inputs:
+            if item.spec.topic in position.inputs:
+                item.restore(position.inputs[item.spec.topic])
+        self.frontier = self._restored_frontier = position.frontier
+        self.watermark = position.drained
+
+    def add(self, index: int, reads: Sequence[Read]) -> None:
+        """Rows of an input have been read."""
+        for read in reads:
+            frame, origin = read.batch.frame, read.batch.origin
+            assert origin is not None
+            if read.fresh_from and self.merging:
+                # Read before the restart: what lies below the frontier had gone on.
+                mask = pl.int_range(pl.len()) >= read.fresh_from
+                frame = frame.filter(mask | (pl.col(TIME) >= self._restored_frontier))
+            if frame.height:
+                self._waiting[index].append(_Waiting(frame, origin, read.channel))
+
+    def merged(self) -> int | None:
+        """The least watermark of the inputs that are not idle; None if all are."""
+        marks = [w for w in (i.watermark for i in self.inputs) if w is not None]
+        return min(marks) if marks else None
+
+    def rows(self) -> list[int]:
+        """How many rows of each input wait."""
+        return [sum(w.frame.height for w in waiting) for waiting in self._waiting]
+
+    def ready(self) -> dict[int, Batch]:
+        """What goes on now, by input; moves the watermark."""
+        merged = self.merged()
+        if not self.merging:
+            if merged is not None:
+                self.watermark = max(self.watermark, merged)
+            batches = {index: self._join(waiting) for index, waiting in enumerate(self._waiting)}
+            self._waiting = [[] for _ in self.inputs]
+            return {index: batch for index, batch in batches.items() if batch is not None}
+        if any(item.next < item.fresh for item in self.inputs):
+            merged = self.frontier  # rows that had been read before the restart come first: nothing may overtake them
+        elif merged is None:  # all channels are idle: nothing is to be waited for
+            latest = [int(w.frame[TIME].max()) + 1 for ws in self._waiting for w in ws]  # type: ignore[arg-type]
+            merged = max(latest, default=self.frontier)
+        self.frontier = max(self.frontier, merged)
+        self.watermark = max(self.watermark, self.frontier - 1)
+        out: dict[int, Batch] = {}
+        for index, waiting in enumerate(self._waiting):
+            going, staying = [], []
+            for item in waiting:
+                mask = item.frame[TIME] < self.frontier
+                if mask.all():
+                    going.append(item)
+                    continue
+                staying.append(_Waiting(item.frame.filter(~mask), item.origin, item.channel))
+                if mask.any():
+                    going.append(_Waiting(item.frame.filter(mask), item.origin, item.channel))
+            self._waiting[index] = staying
+            joined = self._join(going)
+            if joined is not None:
+                frame = joined.frame
+                if not frame[TIME].is_sorted() or _CHANNEL in frame.columns:
+                    by = [TIME, _CHANNEL] if _CHANNEL in frame.columns else [TIME]
+                    frame = frame.sort(by, maintain_order=True)
+                out[index] = joined.with_frame(frame.drop(_CHANNEL, strict=False))
+        return out
+
+    def _join(self, items: Sequence[_Waiting]) -> Batch | None:
+        if not items:
+            return None
+        if len(items) == 1:
+            return Batch(items[0].frame, items[0].origin)
+        bases, frames, base = [], [], 0
+        several = self.merging and len({i.channel for i in items}) > 1
+        for item in items:
+            added = [(pl.col(ROW) + base).cast(pl.UInt32)]
+            if several:
+                added.append(pl.lit(item.channel, pl.Int32).alias(_CHANNEL))
+            frames.append(item.frame.with_columns(added))
+            bases.append(base)
+            base += int(item.frame[ROW].max()) + 1  # type: ignore[arg-type]
+        return Batch(pl.concat(frames), Origins(bases, [i.origin for i in items]))
+
+    def position(self) -> TaskPosition:
+        """Where the task stands, with rows that wait taken as not read."""
+        inputs = {}
+        for item, waiting in zip(self.inputs, self._waiting, strict=True):
+            low, maximum = item.next, item.maximum
+            if waiting:
+                first = min(waiting, key=lambda w: w.offset)
+                low = first.offset
+                if item.source is not None and WATERMARK in first.frame.columns:
+                    # The first of them in the order of offsets: its own watermark tells the maximum up to it.
+                    row = first.frame.filter(pl.col(ROW) == pl.col(ROW).min())
+                    maximum = int(row[WATERMARK].item(0)) + item.source.disorder
+            channels = {n: Channel(c.watermark, c.idle) for n, c in item.channels.items()}
+            inputs[item.spec.topic] = InputPosition(low, max(item.next, item.fresh), maximum, channels)
+        return TaskPosition(inputs, self.frontier, self.watermark)

@@ -1,0 +1,379 @@
+"""A task: one sub-topology on one partition.
+
+    CREATED --open--> RESTORING --replayed--> RUNNING --close--> CLOSED
+                          \\_______________________close__________/
+
+Restoring and running alternate with other tasks in the worker's one thread; a task that restores reads nothing of its
+inputs yet. After an abort a task is closed and a new one is opened: nothing uncommitted survives.
+"""
+
+import base64
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from time import perf_counter
+
+from streams import protocol
+from streams.core.batch import Batch, Letter
+from streams.core.clock import Clock
+from streams.core.errors import StateCorrupt
+from streams.core.record import Produced, Records, TopicPartition
+from streams.core.store import KeyValueStore, StoreSpec
+from streams.core.stream import Node
+from streams.core.time import NEVER
+from streams.core.topology import TaskId
+from streams.log.base import Committed, Log
+from streams.protocol import Lease
+from streams.runtime.chain import Chain
+from streams.runtime.edges import ShuffleEdge, SinkEdge
+from streams.runtime.inputs import TaskInput
+from streams.runtime.plan import Plan
+from streams.runtime.position import TaskPosition
+from streams.runtime.release import Release
+from streams.settings import Settings
+from streams.state.base import Mark, StateStore
+from streams.state.changelog import Replay, encode
+
+_MARKER_SECONDS = 0.2
+
+
+class State(Enum):
+    CREATED = "created"
+    RESTORING = "restoring"
+    RUNNING = "running"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a worker lends its tasks."""
+
+    log: Log
+    plan: Plan
+    settings: Settings
+    clock: Clock
+    open_state: Callable[[Path], StateStore]
+    state_dir: Path
+    note: Callable[[str], None]
+
+
+class Task:
+    """One task of a worker. `append` hands records to the worker's open commit."""
+
+    def __init__(self, id: TaskId, lease: Lease, tools: Tools, append: Callable[[Produced], None]) -> None:
+        self.id, self.lease, self._tools, self._append = id, lease, tools, append
+        plan = tools.plan
+        self.sub = plan.topology.subs[id.sub]
+        self.state = State.CREATED
+        self.touched = False
+        self.oldest: int | None = None
+        self.restore_seconds = 0.0
+        self.restored_entries = 0
+        self.records_in: dict[str, int] = {}
+        self.inputs: list[TaskInput] = []
+        self.partitions: list[TopicPartition] = []
+        for index, spec in enumerate(self.sub.inputs):
+            source = plan.topology.graph.nodes[spec.node].source
+            self.inputs.append(TaskInput(spec, source, plan.channels(self.sub, index), self._dead))
+            self.partitions.append(TopicPartition(plan.input_topic(self.sub, index), id.partition))
+        channels = sum(len(i.channels) for i in self.inputs)
+        timed = all(i.spec.type.time for i in self.inputs)
+        self.channels = channels
+        self.release = Release(self.inputs, channels > 1 and self.sub.ordered and timed)
+        self.store: StateStore | None = None
+        self._chain: Chain | None = None
+        self._sinks = {
+            n.id: SinkEdge(n, id.partition, plan.topics[n.sink.topic].partitions)
+            for n in plan.sinks(self.sub)
+            if n.sink is not None
+        }
+        self._shuffles = {n.id: self._shuffle_edge(n.id) for n in plan.shuffles(self.sub)}
+        self._advanced = NEVER
+        self._marked_at = 0.0
+        self._untold = False
+        self._changelog = TopicPartition(plan.changelog(id.sub), id.partition) if self.sub.stateful else None
+
+    # ---- opening and restoring
+
+    def open(self, committed: dict[TopicPartition, Committed | None]) -> Iterator[None]:
+        """Bring the state to the lease's commit, then make the task ready to run. Yields while there is more to do.
+
+        1. The lease is ours and no transaction of an earlier holder is open (the worker has seen to it).
+        2. A local store that cannot be brought forward is dropped.
+        3. The changelog's tail is replayed until the store stands at the lease's sequence.
+        4. If that cannot be reached, StateMismatch says which sequences.
+        """
+        self.state = State.RESTORING
+        started = perf_counter()
+        position = TaskPosition({})
+        if self._changelog is not None:
+            yield from self._restore()
+            assert self.store is not None
+            if self.store.mark.position:
+                position = TaskPosition.decode(self.store.mark.position)
+        else:
+            note = committed.get(self.partitions[0])
+            if note is not None and note.note:
+                position = TaskPosition.decode(base64.b64decode(note.note))
+        self._place(position)
+        self._open_chain()
+        self.restore_seconds = perf_counter() - started
+        self.state = State.RUNNING
+
+    def _restore(self) -> Iterator[None]:
+        assert self._changelog is not None
+        log, lease = self._tools.log, self.lease
+        topic_id = self._tools.plan.topics[self._changelog.topic].id
+        self.store = self._open_store()
+        mark = self.store.mark
+        if lease.sequence and mark.sequence == lease.sequence and mark.topic_id == topic_id:
+            return  # the usual restart: the store stands exactly where the lease does
+        start = log.starts([self._changelog])[self._changelog]
+        usable = protocol.local_state_usable(
+            store_sequence=mark.sequence,
+            lease_sequence=lease.sequence,
+            store_offset=mark.offset,
+            changelog_start=start,
+            same_topic=mark.topic_id in ("", topic_id),
+        )
+        if not usable:
+            self._tools.note(f"task {self.id}: local state is not usable (at {mark.sequence}); it is made anew")
+            self.store = self._new_store()
+        end = log.ends([self._changelog])[self._changelog]
+        if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
+            yield from self._replay(max(self.store.mark.offset, start), topic_id)
+        protocol.check_restored(str(self.id), lease.sequence, self._last_block, self.store.mark.sequence)
+
+    _last_block: int | None = None
+
+    def _replay(self, offset: int, topic_id: str) -> Iterator[None]:
+        assert self._changelog is not None and self.store is not None
+        reader = self._tools.log.reader()
+        replay = Replay(self.store, topic_id)
+        try:
+            reader.assign({self._changelog: offset})
+            quiet: float | None = None
+            while self.store.mark.sequence < self.lease.sequence or not self.lease.sequence:
+                for records in reader.poll(5000, 0.02):
+                    quiet = None
+                    for value, at in zip(records.values(), records.offsets(), strict=True):
+                        replay.add(value or b"", at + 1)
+                    self.restored_entries += len(records)
+                replay.flush()
+                if reader.caught_up(self._changelog):
+                    # The end has been reached: what is missing now will not come. A short wait covers a last fetch
+                    # that is still under way between the reader's end-of-partition and the newest commit.
+                    now = self._tools.clock.monotonic()
+                    quiet = quiet if quiet is not None else now
+                    if now - quiet > 5.0 or not self.lease.sequence:
+                        break
+                yield
+            replay.flush()
+            self._last_block = self.store.mark.sequence or None
+        finally:
+            reader.close()
+
+    def _directory(self) -> Path:
+        return self._tools.state_dir / f"{self.id.sub}-{self.id.partition}"
+
+    def _open_store(self) -> StateStore:
+        try:
+            return self._tools.open_state(self._directory())
+        except StateCorrupt as error:
+            self._tools.note(f"task {self.id}: {error.what}; the store is made anew from the changelog")
+            shutil.rmtree(self._directory())
+            return self._tools.open_state(self._directory())
+
+    def _new_store(self) -> StateStore:
+        if self.store is not None:
+            self.store.close()
+        shutil.rmtree(self._directory(), ignore_errors=True)
+        return self._tools.open_state(self._directory())
+
+    def _place(self, position: TaskPosition) -> None:
+        named = {i.spec.topic: tp for i, tp in zip(self.inputs, self.partitions, strict=True)}
+        fresh = [i for i in self.inputs if i.spec.topic not in position.inputs]
+        self.release.restore(position)
+        for item in self.inputs:
+            if item.source is not None:
+                item.channels[0].idle = False
+        starts = self._tools.log.starts([named[i.spec.topic] for i in fresh])
+        latest = [named[i.spec.topic] for i in fresh if i.source is not None and i.source.start == "latest"]
+        ends = self._tools.log.ends(latest) if latest else {}
+        for item in fresh:
+            partition = named[item.spec.topic]
+            item.next = item.fresh = ends.get(partition, starts[partition])
+
+    def _open_chain(self) -> None:
+        plan = self._tools.plan
+        nodes = [n for n in self.sub.nodes if n.kind != "sink"]
+        exits = [*plan.sinks(self.sub), *plan.shuffles(self.sub)]
+        types = {id: n.type for id, n in plan.topology.graph.nodes.items()}
+        self._chain = Chain(
+            nodes,
+            exits,
+            types,
+            partition=self.id.partition,
+            channels=self.channels,
+            cache_rows=max(1000, self._tools.settings.cache_bytes // 256),
+            open_store=self._open_map,
+            emit=self._emit,
+        )
+
+    def _open_map(self, name: str, cache: bool) -> KeyValueStore:
+        assert self.store is not None
+        return self.store.map(StoreSpec(name, cache))
+
+    def starts(self) -> dict[TopicPartition, int]:
+        """Where to read each input from."""
+        return {tp: i.next for tp, i in zip(self.partitions, self.inputs, strict=True)}
+
+    # ---- running
+
+    def ingest(self, partition: TopicPartition, records: Records) -> None:
+        """Records of one of the task's inputs: decode them."""
+        index = self.partitions.index(partition)
+        self.touched = True
+        item = self.inputs[index]
+        for channel in item.channels.values():
+            if item.source is not None:
+                channel.idle = False
+        item.idle_since = None
+        if item.source is not None:
+            stamp = records.timestamps()[0]
+            if stamp >= 0 and (self.oldest is None or stamp < self.oldest):
+                self.oldest = stamp
+        self.records_in[item.spec.topic] = self.records_in.get(item.spec.topic, 0) + len(records)
+        self.release.add(index, item.take(records))
+
+    def step(self) -> None:
+        """Process what may go on, and move event time."""
+        assert self._chain is not None
+        ready = self.release.ready()
+        if ready:
+            self.touched = True
+            self._chain.process({self.inputs[i].spec.node: b for i, b in ready.items()})
+        if self.release.watermark > self._advanced:
+            self._advanced = self.release.watermark
+            self._chain.advance(self._advanced)
+
+    def look_idle(self, caught_up: Callable[[TopicPartition], bool], now: float) -> None:
+        """A source is idle once it has been caught up for its idle time. Moves on if something became idle."""
+        changed = False
+        for item, partition in zip(self.inputs, self.partitions, strict=True):
+            if item.source is None or item.channels[0].idle:
+                continue
+            if not caught_up(partition):
+                item.idle_since = None
+            elif item.idle_since is None:
+                item.idle_since = now
+            elif now - item.idle_since >= item.source.idle / 1000:
+                item.channels[0].idle = changed = True
+        if changed:
+            if self._shuffles:
+                self.touched = True
+            self.step()
+
+    def drain(self, now: float) -> None:
+        """A commit begins: results, shuffle blocks and dead letters go to the open commit."""
+        assert self._chain is not None
+        self._chain.drain()
+        marks = self._chain.output_watermarks()
+        idle = all(c.idle for i in self.inputs for c in i.channels.values())
+        marker = now - self._marked_at >= _MARKER_SECONDS or idle
+        for id, edge in self._shuffles.items():
+            if edge.flush(self._append, marks[id], idle, marker) and marker:
+                self._marked_at = now
+        self._untold = any(edge.untold(marks[id], idle) for id, edge in self._shuffles.items())
+        letters = self._chain.letters.produced(
+            self._tools.plan.dead_letters, self._dead_partition(), self._tools.clock.now()
+        )
+        if letters is not None:
+            self._append(letters)
+
+    def changelog(self, lease: Lease) -> tuple[dict[TopicPartition, Committed], bytes]:
+        """Append the changelog blocks of this commit (step 4); the positions to commit, and as in the last block."""
+        position = self.release.position()
+        raw = position.encode()
+        if self._changelog is not None:
+            assert self.store is not None
+            values = encode(self.store.changes(), lease.sequence, raw)
+            stamp = self._tools.clock.now()
+            self._append(
+                Produced(self._changelog.topic, self._changelog.partition, [None] * len(values), values, stamp)
+            )
+        note = "" if self._changelog is not None else base64.b64encode(raw).decode()
+        offsets = {
+            tp: Committed(position.inputs[i.spec.topic].offset, note)
+            for tp, i in zip(self.partitions, self.inputs, strict=True)
+        }
+        return offsets, raw
+
+    @property
+    def changelog_partition(self) -> TopicPartition | None:
+        return self._changelog
+
+    def applied(self, lease: Lease, position: bytes, offset: int | None) -> None:
+        """The commit has succeeded: the overlay goes to the store with its sequence (step 7)."""
+        self.lease = lease
+        if self.store is not None and self._changelog is not None:
+            topic_id = self._tools.plan.topics[self._changelog.topic].id
+            known = self.store.mark.offset if offset is None else offset
+            self.store.commit(Mark(lease.sequence, topic_id, known, position))
+        self.touched = self._untold  # markers that were not due yet go out with the next commit
+        self.oldest = None
+
+    @property
+    def chain(self) -> Chain:
+        assert self._chain is not None
+        return self._chain
+
+    @property
+    def sinks(self) -> dict[str, SinkEdge]:
+        return self._sinks
+
+    @property
+    def shuffles(self) -> dict[str, ShuffleEdge]:
+        return self._shuffles
+
+    @property
+    def overlay_bytes(self) -> int:
+        return self.store.overlay_bytes if self.store is not None else 0
+
+    def close(self) -> None:
+        """End, or abort: what is uncommitted is forgotten."""
+        if self._chain is not None:
+            self._chain.close()
+        if self.store is not None:
+            self.store.rollback()
+            self.store.close()
+            self.store = None
+        self.state = State.CLOSED
+
+    # ---- inside
+
+    def _dead(self, letter: Letter, cause: str, operator: str) -> None:
+        self.chain.letters.add(letter, cause, operator)
+
+    def _dead_partition(self) -> int:
+        return self.id.partition % self._tools.plan.topics[self._tools.plan.dead_letters].partitions
+
+    def _shuffle_edge(self, node: str) -> ShuffleEdge:
+        plan = self._tools.plan
+        topic = next(
+            plan.input_topic(plan.reader_of(node), index)
+            for index, item in enumerate(plan.reader_of(node).inputs)
+            if item.node == node
+        )
+        wanted = next(i.wanted for i in plan.reader_of(node).inputs if i.node == node)
+        channel = plan.first_channel(node, self.id.sub) + self.id.partition
+        count = plan.partitions[plan.reader_of(node).index]
+        return ShuffleEdge(plan.topology.graph.nodes[node], topic, channel, count, sorted(wanted))
+
+    def _emit(self, node: Node, batch: Batch) -> None:
+        if node.id in self._sinks:
+            self._sinks[node.id].write(batch, self._append, self._tools.clock.now())
+        else:
+            self._shuffles[node.id].write(batch, self._append)

@@ -1,0 +1,456 @@
+"""The worker: one thread that polls the leases, reads, processes and commits.
+
+    poll group -> take leases -> restore -> poll records -> process -> (commit) -> poll group ...
+
+Everything abnormal has one answer: drop what is open, get a new writer, take every lease anew, restore the difference.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from streams.core.clock import Clock, SystemClock
+from streams.core.errors import Fenced, LogError, LogUnreachable, SlotTaken, StateMismatch
+from streams.core.record import Produced, TopicPartition
+from streams.log.base import Committed, Group, LogReader, LogWriter
+from streams.metrics import Metrics
+from streams.protocol import Lease
+from streams.runtime.leases import take_all
+from streams.runtime.task import State, Task, Tools
+
+Hook = Callable[[str], None]
+
+_IDLE_LOOK = 0.2
+_GAUGES = 1.0
+_ENDS = 5.0
+_TRIM = 30.0
+_FENCED_AGAIN = 60.0
+
+
+@dataclass
+class Status:
+    """What the worker tells the terminal and the web page."""
+
+    records_in: int = 0
+    records_out: dict[str, int] = field(default_factory=dict)
+    late: int = 0
+    dead: int = 0
+    commits: int = 0
+    aborts: int = 0
+    last_commit_seconds: float = 0.0
+    watermark: int | None = None
+    tasks: dict[str, str] = field(default_factory=dict)
+
+
+class Worker:
+    """Runs the tasks that the group gives to one slot, until `stop` is called."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        *,
+        metrics: Metrics | None = None,
+        hook: Hook | None = None,
+        clock: Clock | None = None,
+        wait: float = 0.05,
+    ) -> None:
+        self.tools, self.log, self.plan, self.settings = tools, tools.log, tools.plan, tools.settings
+        self.metrics = metrics if metrics is not None else Metrics()
+        self.status = Status()
+        self._hook: Hook = hook if hook is not None else lambda step: None
+        self._clock = clock if clock is not None else SystemClock()
+        self._wait = wait
+        self._stopping = False
+        self._group: Group | None = None
+        self._writer: LogWriter | None = None
+        self._reader: LogReader | None = None
+        self._tasks: dict[int, Task] = {}
+        self._restoring: dict[int, Iterator[None]] = {}
+        self._by_partition: dict[TopicPartition, Task] = {}
+        self._appended: dict[str, int] = {}
+        self._failed: Exception | None = None
+        self._last_commit = self._looked = self._gauged = self._ends_at = self._trimmed = 0.0
+        self._fenced_at: float | None = None
+        self._paused: set[TopicPartition] = set()
+        self._committed: dict[TopicPartition, Committed] = {}
+        self._was_busy = False
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+    def stop(self) -> None:
+        """Ask the worker to commit, give its leases back and end. Safe to call from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Work until stopped. Raises what cannot be mended from here."""
+        self.start()
+        try:
+            while not self._stopping:
+                self.turn()
+            self.leave()
+        finally:
+            self.close()
+
+    def start(self) -> None:
+        """Join the group and fence earlier holders of the slot."""
+        slot = self.settings.slot
+        self._group = self.log.group(self.plan.app, slot, len(self.plan.tasks))
+        self._reader = self.log.reader()
+        self._writer = self.log.writer(self.plan.app, slot, self._group)
+
+    @property
+    def busy(self) -> bool:
+        """Something is being restored, was read in the last turn, or waits for the next commit."""
+        return bool(self._restoring) or self._was_busy or any(t.touched for t in self._running())
+
+    @property
+    def complete(self) -> bool:
+        """Every task of the application runs here."""
+        return len(self._running()) == len(self.plan.tasks)
+
+    def turn(self) -> None:
+        """One round of the loop."""
+        try:
+            self._poll_group()
+            self._restore()
+            busy = self._was_busy = self._read()
+            now = self._clock.monotonic()
+            if now - self._looked >= _IDLE_LOOK and not busy:
+                self._looked = now
+                for task in self._running():
+                    assert self._reader is not None
+                    task.look_idle(self._reader.caught_up, now)
+            if self._commit_due(now):
+                self._commit()
+            if now - self._gauged >= _GAUGES:
+                self._gauged = now
+                self._gauge()
+            if now - self._trimmed >= _TRIM:
+                self._trimmed = now
+                self._trim_shuffles()
+        except Fenced as error:
+            self._fenced(error)
+        except SlotTaken:
+            raise
+        except StateMismatch:
+            raise
+        except LogError as error:
+            self._abort(type(error).__name__, error)
+
+    # ---- leases
+
+    def _poll_group(self) -> None:
+        assert self._group is not None
+        given = self._group.poll(0.0 if self._tasks else self._wait, self._on_revoke)
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
+        new = sorted(given - set(self._tasks))
+        if new:
+            self._take(new)
+
+    def _take(self, new: list[int]) -> None:
+        assert self._group is not None
+        plan = self.plan
+        taken, takeover = take_all(
+            self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note
+        )
+        if takeover:
+            self._fenced_at = None
+        wanted = [tp for n in taken for tp in self._inputs_of(n)]
+        committed = self.log.committed(plan.app, wanted) if wanted else {}
+        for number, lease in taken.items():
+            task = Task(plan.tasks[number], lease, self.tools, self._append)
+            self._tasks[number] = task
+            self._restoring[number] = task.open(committed)
+
+    def _inputs_of(self, number: int) -> list[TopicPartition]:
+        id = self.plan.tasks[number]
+        sub = self.plan.topology.subs[id.sub]
+        return [TopicPartition(self.plan.input_topic(sub, i), id.partition) for i in range(len(sub.inputs))]
+
+    def _on_revoke(self, numbers: frozenset[int], lost: bool) -> None:
+        """The group takes tasks away: commit and give the leases back, or drop all where they are lost already."""
+        mine = [n for n in numbers if n in self._tasks]
+        if not mine:
+            return
+        try:
+            if lost:
+                raise Fenced("the group has given our tasks to others", fix="nothing: the tasks are taken anew")
+            self._commit(release=mine)
+            for number in mine:
+                self._drop(number)
+        except Exception as error:
+            self._failed = error
+
+    # ---- restoring and reading
+
+    def _restore(self) -> None:
+        for number, steps in list(self._restoring.items()):
+            task = self._tasks[number]
+            try:
+                next(steps)
+            except StopIteration:
+                del self._restoring[number]
+                assert self._reader is not None
+                self._by_partition.update(dict.fromkeys(task.partitions, task))
+                self._reader.assign(task.starts())
+                self.metrics.restore_seconds.observe(task.restore_seconds)
+                if task.restored_entries:
+                    self.tools.note(
+                        f"task {task.id}: restored {task.restored_entries} blocks in {task.restore_seconds:.2f} s"
+                    )
+
+    def _running(self) -> list[Task]:
+        return [t for t in self._tasks.values() if t.state is State.RUNNING]
+
+    def _read(self) -> bool:
+        assert self._reader is not None
+        wait = 0.0 if self._restoring else min(self._wait, max(0.001, self._until_commit()))
+        got = self._reader.poll(self.settings.poll_records, wait)
+        touched: dict[int, Task] = {}
+        for records in got:
+            task = self._by_partition[records.source]
+            task.ingest(records.source, records)
+            touched[task.id.number] = task
+        for task in touched.values():
+            task.step()
+            self._hold_back(task)
+        return bool(got)
+
+    def _hold_back(self, task: Task) -> None:
+        """Where inputs wait for each other: stop reading one that is far ahead, go on when it has been caught up."""
+        assert self._reader is not None
+        if not task.release.merging or len(task.inputs) < 2:
+            return
+        for partition, rows in zip(task.partitions, task.release.rows(), strict=True):
+            if rows > self.settings.waiting_rows and partition not in self._paused:
+                self._reader.pause([partition])
+                self._paused.add(partition)
+            elif rows < self.settings.waiting_rows // 2 and partition in self._paused:
+                self._reader.resume([partition])
+                self._paused.discard(partition)
+
+    # ---- committing
+
+    def _append(self, produced: Produced) -> None:
+        assert self._writer is not None
+        self._writer.append(produced)
+        self._appended[produced.topic] = self._appended.get(produced.topic, 0) + len(produced.values)
+
+    def _until_commit(self) -> float:
+        return self._last_commit + self.settings.commit_interval / 1000 - self._clock.monotonic()
+
+    def _commit_due(self, now: float) -> bool:
+        running = self._running()
+        if not any(t.touched for t in running):
+            return False
+        if self._until_commit() <= 0:
+            return True
+        assert self._writer is not None
+        if self._writer.pending >= self.settings.open_records:
+            return True
+        return sum(t.overlay_bytes for t in running) >= self.settings.overlay_bytes
+
+    def _commit(self, release: list[int] | None = None) -> None:
+        """One transaction for all tasks that were touched. The steps are those of `protocol.STEPS`.
+
+        1. begin      a commit is due
+        2. drained    drain the operators
+        3. appended   outputs, shuffle blocks and dead letters are appended
+        4. changelog  append each task's changes, the last block with sequence, positions and watermarks
+        5. flushed    all of it has reached the log
+        6. committed  lease records, positions and the transaction are committed, at once or not at all
+        7. applying   each task's overlay goes to its store, with its sequence, in one atomic write
+        8. applied    metrics are published
+        """
+        assert self._writer is not None
+        releasing = release or []
+        started = self._clock.monotonic()
+        touched = [t for t in self._running() if t.touched]
+        if not touched and not releasing:
+            return
+        self._hook("begin")
+        for task in touched:
+            task.drain(started)
+        self._hook("drained")
+        self._hook("appended")
+        leases: dict[int, Lease] = {}
+        positions: dict[TopicPartition, Committed] = {}
+        marks: dict[int, bytes] = {}
+        for task in touched:
+            lease = task.lease.next()
+            offsets, marks[task.id.number] = task.changelog(lease)
+            positions.update(offsets)
+            leases[task.id.number] = lease
+        for number in releasing:
+            leases[number] = leases.get(number, self._tasks[number].lease).released()
+        ends = self._ends(touched, started)
+        self._hook("changelog")
+        self._writer.flush()
+        self._hook("flushed")
+        self._writer.commit(positions, leases)
+        self._hook("committed")
+        self._committed.update(positions)
+        for index, task in enumerate(touched):
+            changelog = task.changelog_partition
+            offset = ends.get(changelog) if changelog is not None else None
+            self._publish(task)
+            task.applied(leases[task.id.number], marks[task.id.number], offset)
+            if index == 0:
+                self._hook("applying")
+        self._hook("applied")
+        self._last_commit = self._clock.monotonic()
+        spent = self._last_commit - started
+        self.metrics.commits.inc()
+        self.metrics.commit_seconds.observe(spent)
+        for topic, count in self._appended.items():
+            self.metrics.records_out.labels(topic).inc(count)
+            self.status.records_out[topic] = self.status.records_out.get(topic, 0) + count
+        self._appended = {}
+        self.status.commits += 1
+        self.status.last_commit_seconds = spent
+        if self._writer.suspect:
+            self._renew_writer()
+
+    def _ends(self, touched: list[Task], now: float) -> dict[TopicPartition, int]:
+        """Now and then: where the changelogs end, so that the next restore need not read from far back.
+
+        Taken before the commit: if the commit succeeds we have held the leases until then, so all that lies below
+        these ends is in our stores.
+        """
+        if now - self._ends_at < _ENDS:
+            return {}
+        self._ends_at = now
+        wanted = [t.changelog_partition for t in touched if t.changelog_partition is not None]
+        return self.log.ends(wanted) if wanted else {}
+
+    def _publish(self, task: Task) -> None:
+        m, counts = self.metrics, task.chain.counts
+        for topic, count in task.records_in.items():
+            m.records_in.labels(topic).inc(count)
+            if topic in task.sub.sources:
+                self.status.records_in += count
+        task.records_in = {}
+        for operator, count in counts.late.items():
+            m.late.labels(operator).inc(count)
+            self.status.late += count
+        for (operator, why), count in counts.dropped.items():
+            m.dropped.labels(operator, why).inc(count)
+        for operator, seconds in counts.seconds.items():
+            m.operator_seconds.labels(operator).inc(seconds)
+        for operator, rows in counts.rows.items():
+            m.operator_rows.labels(operator).inc(rows)
+        for operator, _ in task.chain.letters.causes():
+            m.dead.labels(operator).inc()
+            self.status.dead += 1
+        task.chain.letters.clear()
+        counts.late, counts.dropped, counts.seconds, counts.rows = {}, {}, {}, {}
+        if task.oldest is not None:
+            m.latency.observe(max(0.0, (self._clock.now() - task.oldest) / 1000))
+
+    def _gauge(self) -> None:
+        m = self.metrics
+        states: dict[str, int] = {}
+        self.status.tasks = {str(t.id): t.state.value for t in self._tasks.values()}
+        for task in self._tasks.values():
+            states[task.state.value] = states.get(task.state.value, 0) + 1
+        for state in State:
+            m.tasks.labels(state.value).set(states.get(state.value, 0))
+        marks = []
+        for task in self._running():
+            name = str(task.id)
+            if task.store is not None:
+                m.state_bytes.labels(name).set(task.store.size_bytes)
+                m.overlay_bytes.labels(name).set(task.overlay_bytes)
+            if abs(task.release.watermark) < 2**60:
+                marks.append(task.release.watermark)
+                m.watermark_delay.labels(name).set((self._clock.now() - task.release.watermark) / 1000)
+            for tp in task.partitions:
+                assert self._reader is not None
+                m.lag.labels(tp.topic, tp.partition).set(self._reader.lag(tp))
+        self.status.watermark = min(marks) if marks else None
+
+    def _trim_shuffles(self) -> None:
+        """Delete the shuffle blocks that have been consumed and committed."""
+        before = {
+            tp: self._committed[tp].offset
+            for task in self._running()
+            for tp, item in zip(task.partitions, task.inputs, strict=True)
+            if item.source is None and tp in self._committed
+        }
+        if before:
+            self.log.trim(before)
+
+    # ---- when something breaks
+
+    def _fenced(self, error: Fenced) -> None:
+        now = self._clock.monotonic()
+        if self._fenced_at is not None and now - self._fenced_at < _FENCED_AGAIN:
+            raise SlotTaken(
+                f"fenced twice within a minute without a takeover: two processes run as slot {self.settings.slot!r}",
+                where=str(error).splitlines()[0],
+                fix="give each worker its own --slot",
+            ) from error
+        self._fenced_at = now
+        self._abort("fenced", error)
+
+    def _abort(self, reason: str, error: Exception) -> None:
+        """Drop everything open, get a new writer, and let every lease be taken anew."""
+        self.metrics.aborts.labels(reason).inc()
+        self.status.aborts += 1
+        self.tools.note(f"aborted ({reason}): {str(error).splitlines()[0]}; taking the leases anew")
+        for number in list(self._tasks):
+            self._drop(number)
+        self._appended, self._committed = {}, {}
+        self._renew_writer()
+
+    def _renew_writer(self) -> None:
+        """A new writer settles what is in doubt. While the log cannot be reached, go on trying, until stopped."""
+        import time
+
+        assert self._group is not None
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        wait = 0.05
+        while self._writer is None:
+            try:
+                self._writer = self.log.writer(self.plan.app, self.settings.slot, self._group)
+            except LogUnreachable as error:
+                if self._stopping:
+                    raise
+                self.tools.note(f"{error.what}; trying again in {wait:.2g} s")
+                time.sleep(wait)
+                wait = min(5.0, wait * 2)
+
+    def _drop(self, number: int) -> None:
+        task = self._tasks.pop(number)
+        self._restoring.pop(number, None)
+        mine = [tp for tp in task.partitions if self._by_partition.pop(tp, None) is not None]
+        if mine and self._reader is not None:
+            self._reader.unassign(mine)
+        self._paused.difference_update(mine)
+        task.close()
+
+    def leave(self) -> None:
+        """Commit, give the leases back, leave the group."""
+        assert self._group is not None
+        try:
+            self._commit(release=list(self._tasks))
+        except LogError as error:
+            self.tools.note(
+                f"the last commit failed ({str(error).splitlines()[0]}): it is done again at the next start"
+            )
+        for number in list(self._tasks):
+            self._drop(number)
+        self._group.leave()
+
+    def close(self) -> None:
+        """Let go of everything; what is uncommitted is forgotten."""
+        for number in list(self._tasks):
+            self._drop(number)
+        for thing in (self._writer, self._reader):
+            if thing is not None:
+                thing.close()

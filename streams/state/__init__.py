@@ -1,0 +1,1 @@
+"""State: RocksDB as a cache of the changelog."""

@@ -1,0 +1,81 @@
+"""The contract of a task's state: several maps, one overlay of uncommitted writes, one atomic commit."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streams.core.store import KeyValueStore, StoreSpec
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a store stands: written atomically with the data it belongs to.
+
+    `sequence`: the task's commit sequence; `topic_id` and `offset`: the changelog and the next offset to replay;
+    `position`: the last block's positions and watermarks, as the task wrote them.
+    """
+
+    sequence: int = 0
+    topic_id: str = ""
+    offset: int = 0
+    position: bytes = b""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Changed entries of one map, sorted by key; None deletes."""
+
+    store: str
+    keys: list[bytes]
+    values: list[bytes | None] = field(repr=False)
+
+
+class StateStore(ABC):
+    """The state of one task. Used by one thread.
+
+    Clean entries (a cache, bounded by a limit in bytes) and uncommitted ones (the overlay) are in one map; only
+    `commit` writes to disk, everything at once with the mark.
+    """
+
+    @abstractmethod
+    def map(self, spec: StoreSpec) -> KeyValueStore:
+        """A map of the task, created if it is new."""
+
+    @abstractmethod
+    def changes(self) -> Sequence[Change]:
+        """The overlay: what `commit` will write."""
+
+    @property
+    @abstractmethod
+    def overlay_bytes(self) -> int:
+        """About how large the overlay is."""
+
+    @property
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """About how large the store is on disk."""
+
+    @property
+    @abstractmethod
+    def mark(self) -> Mark:
+        """Where the store stands on disk."""
+
+    @abstractmethod
+    def commit(self, mark: Mark) -> None:
+        """Write the overlay and the mark in one atomic write. After a crash both are there, or neither is."""
+
+    @abstractmethod
+    def apply(self, changes: Sequence[Change], mark: Mark) -> None:
+        """Replay: write changes that come from the changelog, atomically with the mark."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Forget the overlay."""
+
+    @abstractmethod
+    def snapshot(self, directory: Path) -> None:
+        """A consistent copy of the files (hard links where the file system allows)."""
+
+    @abstractmethod
+    def close(self) -> None: ...

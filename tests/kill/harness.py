@@ -1,0 +1,210 @@
+"""Kills a worker again and again while it works through a fixed input, then compares its output with that of an
+uninterrupted run.
+
+    python -m tests.kill --log embedded --kills 100 --seed 1
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streams.app import open_log
+from streams.core.record import TopicPartition
+from streams.log.base import Log
+from streams.protocol import STEPS
+from streams.settings import Settings
+from tests.kill import data
+
+IN_ORDER = ("large", "running")  # no shuffle on the way: the order within a partition is promised
+AS_MULTISET = ("minutes", "late", "risk", "dead")
+ROOT = Path(__file__).parent.parent.parent
+
+
+@dataclass
+class Report:
+    """What was done and what was found."""
+
+    log: str
+    seed: int
+    kills: int = 0
+    by: Counter[str] = field(default_factory=Counter)
+    inside_commit: int = 0
+    seconds: float = 0.0
+    outputs: dict[str, int] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        share = self.inside_commit / max(1, self.kills)
+        lines = [
+            f"{self.log}: {self.kills} kills in {self.seconds:.0f} s, seed {self.seed}, {share:.0%} inside a commit",
+            "  " + ", ".join(f"{k} {v}" for k, v in sorted(self.by.items())),
+            "  outputs: " + ", ".join(f"{k} {v:,}" for k, v in sorted(self.outputs.items())),
+            *(f"  WRONG {w}" for w in self.wrong),
+            "  exact" if not self.wrong else "  NOT exact",
+        ]
+        return "\n".join(lines)
+
+
+class Runner:
+    """Starts workers of the kill program on one log."""
+
+    def __init__(self, directory: Path, settings: Settings) -> None:
+        self.directory, self.settings = directory, settings
+        self.output = directory / "workers.log"
+
+    def start(
+        self, app: str, slot: str = "0", environment: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[bytes]":
+        where = ["--brokers", self.settings.brokers] if self.settings.brokers else ["--log-dir", self.settings.log_dir]
+        command = [sys.executable, "-m", "streams", "run", "tests.kill.program:app", "--slot", slot, *where]
+        command += ["--state-dir", str(self.directory / "state"), "--commit-interval", "20ms"]
+        env = {
+            **os.environ,
+            "KILL_APP": app,
+            "STREAMS_POLL_RECORDS": "150",
+            "POLARS_MAX_THREADS": "1",
+            **(environment or {}),
+        }
+        with self.output.open("ab") as file:
+            return subprocess.Popen(command, cwd=ROOT, env=env, stdout=file, stderr=file)
+
+    def read(self, log: Log, topic: str) -> dict[int, list[bytes]]:
+        """All committed records of a topic, by partition."""
+        info = log.topics([topic]).get(topic)
+        if info is None:
+            return {}
+        partitions = [TopicPartition(topic, p) for p in range(info.partitions)]
+        starts, ends = log.starts(partitions), log.ends(partitions)
+        out: dict[int, list[bytes]] = {p.partition: [] for p in partitions}
+        reader = log.reader()
+        try:
+            reader.assign(starts)
+            left = {p for p in partitions if ends[p] > starts[p]}
+            deadline = time.monotonic() + 60
+            while left and time.monotonic() < deadline:
+                for records in reader.poll(50_000, 0.1):
+                    out[records.source.partition] += [v or b"" for v in records.values()]
+                    if records.next_offset >= ends[records.source]:
+                        left.discard(records.source)
+                left -= {p for p in left if reader.caught_up(p)}
+        finally:
+            reader.close()
+        return out
+
+    def finished(self, log: Log, app: str) -> bool:
+        """The end marks of every input have been processed: the application has committed the ends of its sources."""
+        partitions = [TopicPartition(t, p) for t in (data.TX, data.LABELS) for p in range(data.PARTITIONS)]
+        ends, committed = log.ends(partitions), log.committed(app, partitions)
+        # The last records (the end marks) may wait for each other; and a broker's end counts transaction markers.
+        return all((c := committed[p]) is not None and c.offset >= ends[p] - 2 for p in partitions)
+
+    def finish(self, log: Log, app: str, limit: float = 180) -> None:
+        """Run without a kill until everything is processed and the output stands still."""
+        process = self.start(app)
+        try:
+            deadline = time.monotonic() + limit
+            still, last = 0.0, -1
+            while time.monotonic() < deadline:
+                if process.poll() is not None:
+                    raise AssertionError(f"the worker ended with {process.returncode}:\n{self.tail()}")
+                time.sleep(0.2)
+                if not self.finished(log, app):
+                    continue
+                size = sum(log.ends([TopicPartition(f"{app}.risk", p) for p in range(data.PARTITIONS)]).values())
+                now = time.monotonic()
+                if size != last:
+                    last, still = size, now
+                elif now - still > 2:
+                    break
+            else:
+                raise AssertionError(f"{app} did not finish in {limit} s:\n{self.tail()}")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, self.tail()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def tail(self) -> str:
+        return self.output.read_bytes()[-4000:].decode(errors="replace")
+
+
+def compare(found: Mapping[int, list[bytes]], wanted: Mapping[int, list[bytes]], in_order: bool) -> str:
+    """Empty if equal, else what differs."""
+    if in_order:
+        for partition in wanted:
+            if found.get(partition, []) != wanted[partition]:
+                a, b = found.get(partition, []), wanted[partition]
+                at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+                return f"partition {partition}: {len(a)} records, not {len(b)}; the first difference is at {at}"
+        return ""
+    a, b = Counter(v for vs in found.values() for v in vs), Counter(v for vs in wanted.values() for v in vs)
+    lost, extra = b - a, a - b
+    if lost or extra:
+        return f"{sum(lost.values())} lost, {sum(extra.values())} too many: {list(lost)[:2]} {list(extra)[:2]}"
+    return ""
+
+
+def kill_test(directory: Path, settings: Settings, kills: int, seed: int, count: int | None = None) -> Report:
+    """Fill the log, run the program uninterrupted under one name and with `kills` SIGKILLs under another; compare."""
+    name = "kafka" if settings.brokers else "embedded"
+    report, rng, started = Report(name, seed), random.Random(seed), time.monotonic()
+    log = open_log(settings)
+    runner = Runner(directory, settings)
+    try:
+        data.fill(log, count or 3000 + kills * 1200, seed)
+        reference, app = f"plain{seed}", f"killed{seed}"
+        runner.finish(log, reference)
+        while report.kills < kills:
+            step = rng.choice(STEPS) if rng.random() < 0.6 else None
+            environment = {"STREAMS_CRASH": f"{step}:{rng.randrange(1, 8)}"} if step else {}
+            ready = directory / "ready"
+            ready.unlink(missing_ok=True)
+            process = runner.start(app, environment={**environment, "STREAMS_READY_FILE": str(ready)})
+            if step is None:
+                _wait_for(ready, process)
+                time.sleep(rng.uniform(0, 0.6))
+                process.kill()
+            try:
+                code = process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()  # nothing is left to commit, so the step is never reached
+                process.wait()
+                break
+            if code != -signal.SIGKILL:
+                raise AssertionError(f"the worker ended with {code}:\n{runner.tail()}")
+            report.kills += 1
+            report.by[step or "random"] += 1
+            report.inside_commit += step is not None and step != "begin"
+        runner.finish(log, app)
+        for part in (*IN_ORDER, *AS_MULTISET):
+            wanted, found = runner.read(log, f"{reference}.{part}"), runner.read(log, f"{app}.{part}")
+            report.outputs[part] = sum(len(v) for v in wanted.values())
+            if not report.outputs[part]:
+                report.wrong.append(f"{part}: the reference is empty, which proves nothing")
+            if difference := compare(found, wanted, part in IN_ORDER):
+                report.wrong.append(f"{part}: {difference}")
+    finally:
+        log.close()
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _wait_for(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def as_json(report: Report) -> str:
+    fields: dict[str, Any] = {**vars(report), "by": dict(report.by)}
+    return json.dumps(fields)

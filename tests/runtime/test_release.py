@@ -1,0 +1,104 @@
+"""The order in which rows of several channels go on, also across a restart."""
+
+import random
+
+import polars as pl
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.codec.blocks import ShuffleBlock, encode_block
+from streams.core.batch import TIME, WATERMARK
+from streams.core.record import TopicPartition
+from streams.core.topology import Input
+from streams.runtime.inputs import TaskInput
+from streams.runtime.position import TaskPosition
+from streams.runtime.release import Release
+from tests.runtime.fakes import FakeRecords, input_of, tx
+
+SHUFFLE = TopicPartition("app-by-card-shuffle", 0)
+
+
+def release_of(channels=2):
+    spec, source = input_of()
+    shuffle = TaskInput(Input("by-card", "by-card", True, spec.type, spec.wanted), None, channels, lambda *a: None)
+    direct = TaskInput(spec, source, 1, lambda *a: None)
+    return Release([direct, shuffle], merging=True)
+
+
+def block(channel, times, watermark, idle=False):
+    frame = None
+    if times:
+        rows = [{"card": f"s{channel}", "at": t, "amount": 0, TIME: t, WATERMARK: watermark} for t in times]
+        frame = pl.DataFrame(rows)
+    return encode_block(ShuffleBlock(channel, watermark, idle, frame))
+
+
+def rows(released):
+    return [(i, t) for i, b in sorted(released.items()) for t in b.frame["at"].to_list()]
+
+
+def test_rows_wait_for_the_slowest_channel():
+    release = release_of()
+    release.add(0, release.inputs[0].take(FakeRecords([tx(10), tx(20)])))
+    assert rows(release.ready()) == []
+    release.add(1, release.inputs[1].take(FakeRecords([block(0, [5, 15], 15)], source=SHUFFLE)))
+    assert rows(release.ready()) == []
+    release.add(1, release.inputs[1].take(FakeRecords([block(1, [7, 12], 12)], start=1, source=SHUFFLE)))
+    assert rows(release.ready()) == [(0, 10), (1, 5), (1, 7)]
+    assert release.watermark == 11
+    release.add(1, release.inputs[1].take(FakeRecords([block(1, [], 0, idle=True)], start=2, source=SHUFFLE)))
+    assert rows(release.ready()) == [(1, 12)]
+
+
+def test_when_all_channels_are_idle_nothing_waits():
+    release = release_of()
+    release.add(0, release.inputs[0].take(FakeRecords([tx(10)])))
+    release.inputs[0].channels[0].idle = True
+    release.add(
+        1, release.inputs[1].take(FakeRecords([block(0, [50], 50, True), block(1, [], 0, True)], source=SHUFFLE))
+    )
+    assert rows(release.ready()) == [(0, 10), (1, 50)]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6))
+def test_a_restart_anywhere_loses_and_doubles_nothing(seed, cut):
+    rng = random.Random(seed)
+    direct = [tx(rng.randrange(i * 3, i * 3 + 9), amount=i) for i in range(30)]
+    blocks, clock = [], [0, 0]
+    for _ in range(14):
+        channel = rng.randrange(2)
+        clock[channel] += rng.randrange(12)
+        times = [max(0, clock[channel] - rng.randrange(6)) for _ in range(rng.randrange(3))]
+        blocks.append(block(channel, times, clock[channel]))
+
+    def drive(left):
+        release, out, at = release_of(), [], [0, 0]
+        order = random.Random(seed + 1)
+        while at[0] < len(direct) or at[1] < len(blocks):
+            which = order.randrange(2)
+            source = (direct, blocks)[which]
+            part = source[at[which] : at[which] + cut]
+            if part:
+                tp = TopicPartition("tx", 0) if which == 0 else SHUFFLE
+                release.add(which, release.inputs[which].take(FakeRecords(part, at[which], tp)))
+                at[which] += len(part)
+            for index, batch in sorted(release.ready().items()):
+                out += [(index, *r) for r in batch.frame.select("at", "card", "amount", WATERMARK).rows()]
+            if left and order.random() < 0.3:
+                left -= 1
+                saved = release.position().encode()
+                release = release_of()
+                release.restore(TaskPosition.decode(saved))
+                at = [i.next for i in release.inputs]
+        return out
+
+    plain, restarted = drive(0), drive(5)
+    assert sorted(plain) == sorted(restarted)
+
+
+def test_ties_go_by_channel_then_offset():
+    release = release_of()
+    items = [block(1, [5, 5], 9), block(0, [5], 9)]
+    release.add(1, release.inputs[1].take(FakeRecords(items, source=SHUFFLE)))
+    release.add(0, release.inputs[0].take(FakeRecords([tx(9)])))
+    assert release.ready()[1].frame["card"].to_list() == ["s0", "s1", "s1"]
