@@ -123,7 +123,7 @@ class Window(Operator):
         self._keys = StoredKeys(context.inputs[0])
         self._made = Aggregation(context.inputs[0], self.aggregations, context.operator_id)
         self._by = [_START, *self._keys.columns]
-        self._columns = list(dict.fromkeys([*self._keys.columns, *self._made.sources]))
+        self._columns = list(dict.fromkeys([*self._by, *self._made.sources]))
         self._store = WindowStore(context.store("windows"), self._made.layout, self._made.initial)
         self._watermark = self._drained = NEVER
         self._waiting: list[pl.DataFrame] = []
@@ -144,9 +144,8 @@ class Window(Operator):
             frame, starts = frame.filter(~mask), starts[~late]
             if not frame.height:
                 return
-        frame = frame.with_columns(pl.Series(_START, starts))
-        frame = self._made.prepared(batch.with_frame(frame), self.context).frame
-        self._waiting.append(frame.select([_START, *self._columns]))
+        frame = self._made.prepared(batch.with_frame(frame.hstack([pl.Series(_START, starts)])), self.context).frame
+        self._waiting.append(pl.DataFrame([frame.get_column(c) for c in self._columns]))
         self._waiting_rows += frame.height
         if self._waiting_rows >= _ROWS:
             self._fold()

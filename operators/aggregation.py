@@ -34,6 +34,7 @@ class Aggregation:
         self._computed: dict[str, pl.Expr] = {}
         self._parts: dict[str, Part] = {}
         self._parts_of: list[list[str]] = []
+        self._first: dict[str, str] = {}  # the column of each part's first argument, "" if it has none
         for number, aggregator in enumerate(self.aggregators):
             self._add(type, aggregator, number, where)
         self.layout: np.dtype[Any] = np.dtype([(name, part.dtype) for name, part in self._parts.items()])
@@ -68,6 +69,7 @@ class Aggregation:
                 raise WrongType(f"a part of type {part.dtype!r}", where=place, fix=f"one of: {', '.join(_POLARS)}")
         self._parts.update(parts)
         self._parts_of.append(list(parts))
+        self._first |= {p: arguments[0].expr.meta.output_name() if arguments else "" for p in parts}
 
     @property
     def parts(self) -> list[str]:
@@ -122,23 +124,43 @@ class Aggregation:
 
     # ---- running values
 
-    def running(self, frame: pl.DataFrame, base: Rows, segments: Segments, chosen: npt.NDArray[np.int64]) -> Rows:
+    def running(
+        self, frame: pl.DataFrame, base: Rows, segments: Segments, chosen: npt.NDArray[np.int64]
+    ) -> tuple[dict[str, Array], Rows]:
         """For each row (prepared, taken in the order `chosen`, in which keys lie in segments) the parts folded with those
-        of all rows before it in its segment and with the segment's row of `base`."""
-        values = frame.select([part.rows.alias(name) for name, part in self._parts.items()])
-        rows = np.empty(len(chosen), self.layout)
+        of all rows before it in its segment and with the segment's row of `base`; and the last ones of each segment."""
+        columns, ends, last = {}, segments.ends, np.empty(len(base), self.layout)
+        for name, values in self._numbers(frame).items():
+            values = values.astype(self.layout[name], copy=False)
+            folded = self._parts[name].fold.running(values[chosen], np.ascontiguousarray(base[name]), segments)
+            last[name] = folded[ends]
+            columns[name] = np.empty_like(folded)
+            columns[name][chosen] = folded
+        return columns, last
+
+    def _numbers(self, frame: pl.DataFrame) -> dict[str, Array]:
+        """The parts of each row, in NumPy where the parts can, else by Polars."""
+        out: dict[str, Array] = {}
+        rest: list[pl.Expr] = []
+        seen: dict[str, tuple[Array, Array | None]] = {}
         for name, part in self._parts.items():
-            column = values[name].to_numpy()
-            # Constants alone have no length.
-            column = column[chosen] if len(column) == frame.height else np.repeat(column, len(chosen))
-            column = column.astype(self.layout[name], copy=False)
-            rows[name] = part.fold.running(column, np.ascontiguousarray(base[name]), segments)
-        return rows
+            if part.numbers is None:
+                rest.append(part.rows.alias(name))
+                continue
+            column = self._first[name]
+            if column not in seen:
+                seen[column] = _with_nulls(frame[column]) if column else (np.zeros(frame.height, np.int64), None)
+            out[name] = part.numbers(*seen[column])
+        if rest:
+            for series in frame.select(rest):
+                made = series.to_numpy()
+                out[series.name] = made if len(made) == frame.height else np.repeat(made, frame.height)  # a constant
+        return out
 
     # ---- results
 
-    def results(self, rows: Rows) -> list[pl.Series]:
-        """The output columns."""
+    def results(self, rows: Rows | Mapping[str, Array]) -> list[pl.Series]:
+        """The output columns, from rows of the layout or a column a part."""
         made = []
         for (name, field), aggregator, parts in zip(
             self.fields.items(), self.aggregators, self._parts_of, strict=True
@@ -147,7 +169,7 @@ class Aggregation:
             made.append(series if series.dtype == field.dtype else series.cast(field.dtype))
         return made
 
-    def wrong(self, rows: Rows) -> Mapping[int, str]:
+    def wrong(self, rows: Rows | Mapping[str, Array]) -> Mapping[int, str]:
         """Rows without a result, and the cause."""
         causes: dict[int, str] = {}
         for aggregator, parts in zip(self.aggregators, self._parts_of, strict=True):
@@ -172,5 +194,12 @@ _POLARS: dict[str, Any] = {
 }
 
 
-def _arrays(rows: Rows, parts: Sequence[str]) -> list[Array]:
+def _arrays(rows: Rows | Mapping[str, Array], parts: Sequence[str]) -> list[Array]:
     return [np.ascontiguousarray(rows[name]) for name in parts]
+
+
+def _with_nulls(series: pl.Series) -> tuple[Array, Array | None]:
+    """Values, 0 where null, and where they are not null (None: all are not)."""
+    if not series.null_count():
+        return series.to_numpy(), None
+    return series.fill_null(False if series.dtype == pl.Boolean else 0).to_numpy(), series.is_not_null().to_numpy()

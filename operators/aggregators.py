@@ -24,7 +24,7 @@ store keeps their numbers and nothing else.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
@@ -53,8 +53,10 @@ class Part:
     """A number of each row, and how the numbers are folded.
 
     `rows`: a row-wise expression without nulls, of the type `dtype` (NumPy's name of a number: "<i8", "<f8", "|u1").
-    `group`: what a group folds to, inside `group_by(...).agg(...)`, where that is had more cheaply than by
-    `fold.group(rows)`; nulls in it are the fold's identity.
+
+    Where the same can be had more cheaply: `group` is what a group folds to, inside `group_by(...).agg(...)`, instead of
+    `fold.group(rows)` (nulls in it are the fold's identity); `numbers` gives what `rows` does from the first argument's
+    values (0 where null) and where they are not null (None: all are not), in NumPy.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Part:
     fold: Fold
     dtype: str
     group: pl.Expr | None = None
+    numbers: Callable[[Array, Array | None], Array] | None = None
 
 
 class Aggregator(ABC):
@@ -154,15 +157,31 @@ def _is_whole(argument: Argument, aggregator: Aggregator, booleans: bool = False
 def _sum_parts(value: pl.Expr, whole: bool) -> list[Part]:
     """The sum as a float, and before it, for integers, the sum modulo 2^64."""
     real = value.cast(pl.Float64)
-    estimate = Part("estimate", real.fill_null(0.0), SUM, "<f8", real.sum())
+    estimate = Part("estimate", real.fill_null(0.0), SUM, "<f8", real.sum(), _values)
     if not whole:
         return [estimate]
     number = value.cast(pl.Int64)
-    return [Part("sum", number.fill_null(0), SUM, "<i8", number.sum()), estimate]
+    return [Part("sum", number.fill_null(0), SUM, "<i8", number.sum(), _values), estimate]
 
 
 def _count_part(value: pl.Expr) -> Part:
-    return Part("n", value.is_not_null().cast(pl.Int64), SUM, "<i8", value.count().cast(pl.Int64))
+    return Part("n", value.is_not_null().cast(pl.Int64), SUM, "<i8", value.count().cast(pl.Int64), _known)
+
+
+def _values(values: Array, known: Array | None) -> Array:
+    return values
+
+
+def _known(values: Array, known: Array | None) -> Array:
+    return np.ones(len(values), np.uint8) if known is None else known
+
+
+def _number(values: Array, known: Array | None) -> Array | None:
+    """Where the values are numbers: neither null nor NaN (None: everywhere)."""
+    if values.dtype.kind != "f" or not (nan := np.isnan(values)).any():
+        return known
+    number: Array = ~nan if known is None else known & ~nan
+    return number
 
 
 def _wrapped(total: Array, estimate: Array) -> Array:
@@ -177,7 +196,7 @@ class _Count(Aggregator):
     def parts(self, *arguments: Argument) -> Sequence[Part]:
         if arguments:
             return [_count_part(arguments[0].expr)]
-        return [Part("n", pl.lit(1, pl.Int64), SUM, "<i8", pl.len().cast(pl.Int64))]
+        return [Part("n", pl.lit(1, pl.Int64), SUM, "<i8", pl.len().cast(pl.Int64), _known)]
 
     def field(self, *arguments: Argument) -> Field:
         return Field(pl.Int64(), python=_INT)
@@ -215,10 +234,20 @@ class _Extreme(Aggregator):
         whole = _is_whole(arguments[0], self)
         dtype = np.dtype("<i8" if whole else "<f8")
         value = arguments[0].expr.cast(pl.Int64) if whole else arguments[0].expr.cast(pl.Float64).fill_nan(None)
-        nothing = pl.lit(self._fold.identity(dtype), pl.Int64 if whole else pl.Float64)
+        nothing = self._fold.identity(dtype)
+        filled = value.fill_null(pl.lit(nothing, pl.Int64 if whole else pl.Float64))
+
+        def fill(values: Array, known: Array | None) -> Array:
+            number = _number(values, known)
+            return values if number is None else np.where(number, values, dtype.type(nothing))
+
+        def some(values: Array, known: Array | None) -> Array:
+            return _known(values, _number(values, known))
+
+        group = (value.count() > 0).cast(pl.UInt8)
         return [
-            Part("value", value.fill_null(nothing), self._fold, dtype.str, self._fold.group(value)),
-            Part("some", value.is_not_null().cast(pl.UInt8), GREATEST, "|u1", (value.count() > 0).cast(pl.UInt8)),
+            Part("value", filled, self._fold, dtype.str, self._fold.group(value), fill),
+            Part("some", value.is_not_null().cast(pl.UInt8), GREATEST, "|u1", group, some),
         ]
 
     def field(self, *arguments: Argument) -> Field:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from operators.expressions import cause
-from operators.order import Joined, join_origins, order
+from operators.order import Joined, join_origins, order, turns
 from operators.row_types import RowReader, RowWriter
 from operators.stored_keys import StoredKeys
 from operators.timers import EXPIRY, USER, TimerQueue
@@ -121,7 +121,7 @@ class Calls:
         nowhere = [[NEVER] * b.count for _, b in batches]
         times = [b.frame[TIME].to_list() for _, b in batches] if self._timed else nowhere
         marks = [b.frame[WATERMARK].to_list() for _, b in batches] if self._timed else nowhere
-        bounds = marks if self._context.channels <= 1 else times
+        bounds = marks if self._context.channels <= 1 or not self._timed else [turns(b.frame).tolist() for _, b in batches]
         handlers = [self._ports[p].handler for p, _ in batches]
         self._values.prefetch([k for ks in keys for k in ks])
         timers, enter, call, told = self._timers, self._values.enter, self._call, self._told

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from streams.core.batch import ROW, TIME, Batch, Letter, Origin
+from streams.core.batch import ROW, TIME, WATERMARK, Batch, Letter, Origin
 
 Ints = npt.NDArray[np.int64]
 
@@ -40,10 +40,17 @@ def join_origins(batches: Sequence[Batch]) -> tuple[Origin | None, list[int]]:
     return Joined(bases, [b.origin for b in batches if b.origin is not None]), bases
 
 
+def turns(frame: pl.DataFrame) -> Ints:
+    """When each row's turn comes, where several channels meet: at its event time, or, if it comes late within its own
+    source partition, at that partition's watermark. The engine releases rows in this order."""
+    times = frame[TIME].to_numpy()
+    return np.maximum(times, frame[WATERMARK].to_numpy()) if WATERMARK in frame.columns else times
+
+
 def order(batches: Sequence[tuple[int, Batch]], channels: int) -> tuple[Ints, Ints]:
     """The order in which rows are taken: the batch of each, and its place in that batch.
 
-    Where several channels meet: by event time, then port, then place. Where one channel branches and comes together
+    Where several channels meet: by their turn (`turns`), then port, then place. Where one channel branches and comes together
     again: by the record that the rows come from, then port; so it is as if records came one by one.
 
     >>> a = Batch(pl.DataFrame({"$time": [1, 5]})); b = Batch(pl.DataFrame({"$time": [1, 3]}))
@@ -60,7 +67,7 @@ def order(batches: Sequence[tuple[int, Batch]], channels: int) -> tuple[Ints, In
     branches = channels == 1 and all(
         b.origin is origin and origin is not None and ROW in b.frame.columns for _, b in batches
     )
-    by = np.concatenate([b.frame[ROW if branches else TIME].to_numpy() for _, b in batches])
+    by = np.concatenate([b.frame[ROW].to_numpy() if branches else turns(b.frame) for _, b in batches])
     chosen = np.lexsort((ports, by))  # stable: places stay in order
     return index[chosen], place[chosen]
 

@@ -1,14 +1,14 @@
 """Running: aggregates by key as of each row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from operators.aggregation import Aggregation, Rows
+from operators.aggregation import Aggregation
 from operators.aggregators import Aggregator
-from operators.folds import Segments
+from operators.folds import Array, Segments
 from operators.stored_keys import StoredKeys
 from streams.core.batch import Batch
 from streams.core.errors import WrongType
@@ -95,19 +95,17 @@ class Running(Operator):
     def drain(self) -> None:
         self._state.drain()
 
-    def _fold(self, frame: pl.DataFrame) -> Rows:
+    def _fold(self, frame: pl.DataFrame) -> Mapping[str, Array]:
         """The folded parts as of each row; the state follows once all of it has succeeded."""
         state = self._state
         slots = state.slots(self._keys.encode(frame).to_list())
         order = _sorting(slots)
         segments = Segments.of(slots[order])
         touched = slots[order[segments.starts]]
-        sorted_rows = self._made.running(frame, state.rows[touched], segments, order)
-        rows = np.empty_like(sorted_rows)
-        rows[order] = sorted_rows
-        state.rows[touched] = sorted_rows[segments.ends]
+        parts, last = self._made.running(frame, state.rows[touched], segments, order)
+        state.rows[touched] = last
         state.touch(touched)
-        return rows
+        return parts
 
 
 def _sorting(slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

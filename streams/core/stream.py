@@ -78,6 +78,13 @@ class Graph:
             )
         self.nodes[node.id] = node
 
+    def type_of(self, edge: Edge) -> StreamType:
+        """The type of an output: a node's own, or that of its side output."""
+        node = self.nodes[edge.node]
+        if not edge.side or node.operator is None:
+            return node.type
+        return node.operator.bind_side(edge.side, *[self.type_of(e) for e in node.inputs])
+
     def new_id(self, stem: str) -> str:
         """An automatic id: the stem, numbered in the order of the program."""
         taken = sum(1 for id in self.nodes if id.rpartition("-")[0] == stem)
@@ -109,9 +116,8 @@ class Stream:
                 where=self.edge.node,
                 fix=f"it has: {', '.join(sides) or 'none'}",
             )
-        inputs = [self.graph.nodes[e.node] for e in self.graph.nodes[self.edge.node].inputs]
-        types = [_edge_type(n, e) for n, e in zip(inputs, self.graph.nodes[self.edge.node].inputs, strict=True)]
-        return Stream(self.graph, Edge(self.edge.node, name), operator.bind_side(name, *types))
+        edge = Edge(self.edge.node, name)
+        return Stream(self.graph, edge, self.graph.type_of(edge))
 
     @property
     def late(self) -> "Stream":
@@ -212,13 +218,6 @@ def make_source(
         topic, schema, duration(disorder), start, duration(idle), validate, duration(ahead), duration(behind), time
     )
     return spec, StreamType(fields, tuple(key), time is not None, schema)
-
-
-def _edge_type(node: Node, edge: Edge) -> StreamType:
-    if not edge.side:
-        return node.type
-    assert node.operator is not None
-    return node.operator.bind_side(edge.side, node.type)
 
 
 def _add(graph: Graph, operator: Operator, edges: tuple[Edge, ...], types: list[StreamType]) -> Stream:

@@ -144,7 +144,7 @@ def _wanted(graph: Graph) -> dict[str, set[str]]:
     """The columns of each node's output that somebody reads: column pruning, from the sinks back."""
     wanted: dict[str, set[str]] = {id: set() for id in graph.nodes}
     for node in reversed(graph.nodes.values()):
-        types = [graph.nodes[e.node].type for e in node.inputs]
+        types = [graph.type_of(e) for e in node.inputs]
         for port, edge in enumerate(node.inputs):
             if node.kind == "sink":
                 need = set(node.type.fields)

@@ -202,7 +202,7 @@ class KafkaAdmin:
             except KafkaException as error:
                 code = error.args[0].code()
                 if code in NO_TOPIC or code == KafkaError._NOENT:  # the latter: some partition has no leader
-                    self._check_anew(partitions)
+                    self.check_anew(partitions)
                 elif code not in PASSING or time.monotonic() > deadline:
                     raise self._translated(error, f"the offsets of {_named(places)} are read") from error
                 else:
@@ -229,7 +229,7 @@ class KafkaAdmin:
                 answer.result()
             except KafkaException as error:
                 if error.args[0].code() in NO_TOPIC:
-                    self._check_anew([TopicPartition(place.topic, place.partition)])
+                    self.check_anew([TopicPartition(place.topic, place.partition)])
                 if error.args[0].code() != KafkaError.OFFSET_OUT_OF_RANGE:
                     raise self._translated(error, f"old records of {place.topic} are deleted") from error
                 beyond.append(wanted[place.topic, place.partition])
@@ -288,7 +288,7 @@ class KafkaAdmin:
                     raise self._translated(error, f"topic {name!r} is looked up") from error
         return found
 
-    def _check_anew(self, partitions: Sequence[TopicPartition]) -> None:
+    def check_anew(self, partitions: Sequence[TopicPartition]) -> None:
         """TopicMissing, TopicMismatch, without what we remember."""
         for source in partitions:
             self._partitions.pop(source.topic, None)

@@ -15,6 +15,7 @@ from streams.log.kafka_errors import CONNECTION, translate
 from streams.log.kafka_settings import RAISED, Connection, Notices, kafka_error
 
 COUNTED = 5.0  # seconds for which a count of the members is believed
+FIGHT = 15.0  # seconds: two living processes in one slot put each other out within the interval of heartbeats
 LEAVING = 2.0  # seconds for the last words
 
 Revoke = Callable[[frozenset[int], bool], None]
@@ -26,7 +27,7 @@ class KafkaGroup(Group):
     Guarantees: a task is given up only after `on_revoke` has returned or raised. A worker that died keeps its tasks for
     the session's time; the same slot, started again meanwhile, gets the same tasks at once.
 
-    Raises SlotTaken: a newer process joined under this slot. TopicMissing: the topic of tasks was deleted. LogError:
+    Raises SlotTaken: another process lives under this slot; both join anew once, and one of the two gives up. TopicMissing: the topic of tasks was deleted. LogError:
     the broker refuses us (ACL, session timeout out of its range, another protocol in this group). A broker that does
     not answer is no error: librdkafka goes on trying, and tasks that are lost meanwhile are reported so.
     """
@@ -37,10 +38,8 @@ class KafkaGroup(Group):
         self._tasks = frozenset[int]()
         self._on_revoke: Revoke = _ignore
         self._members, self._counted_at = 1, float("-inf")
-        self._taken = False
-        self._consumer: Consumer | None = connection.build(Consumer, self._notices, connection.member(app, slot))
-        # on_lost must be registered: without it a lost assignment would come as a mere revoke.
-        self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        self._taken, self._fenced_at = False, float("-inf")
+        self._consumer: Consumer | None = self._join()
 
     def poll(self, timeout: float, on_revoke: Revoke) -> frozenset[int]:
         consumer = self._living()
@@ -62,13 +61,14 @@ class KafkaGroup(Group):
         if consumer is None:
             return
         self._on_revoke = _ignore  # who leaves has given up before
-        # 1. Unsubscribe.
-        consumer.unsubscribe()
-        # 2. Poll.
-        deadline = time.monotonic() + LEAVING
-        while self._tasks and time.monotonic() < deadline:
-            consumer.poll(0.05)
-        consumer.poll(0.0)
+        with suppress(*RAISED):  # a member that was fenced has nothing to leave
+            # 1. Unsubscribe.
+            consumer.unsubscribe()
+            # 2. Poll.
+            deadline = time.monotonic() + LEAVING
+            while self._tasks and time.monotonic() < deadline:
+                consumer.poll(0.05)
+            consumer.poll(0.0)
         # 3. Close.
         self._tasks = frozenset()
         consumer.close()
@@ -122,14 +122,34 @@ class KafkaGroup(Group):
     def _judge(self, error: KafkaError) -> None:
         code = error.code()
         if code == KafkaError.FENCED_INSTANCE_ID or (code == KafkaError._FATAL and "instance" in error.str()):
-            self._taken = True
-            gone, self._tasks = self._tasks, frozenset()
-            if gone:
-                self._on_revoke(gone, True)
-            raise self._slot_taken()
+            self._fenced()
+            return
         if code in CONNECTION or code == KafkaError._MAX_POLL_EXCEEDED:
             return  # what follows from it is reported as lost tasks
         raise translate(error, f"{self._slot!r} is a member of {self._app!r}", self._connection, self._notices)
+
+    def _fenced(self) -> None:
+        """Another member has our slot's name. After a broker stood still that can be ourselves, in a request to join that
+        it answered late (3 of 16 times, measured): join anew, and only a second time soon after is a second process."""
+        now = time.monotonic()
+        self._taken = now - self._fenced_at < FIGHT
+        self._fenced_at = now
+        gone, self._tasks = self._tasks, frozenset()
+        try:
+            if gone:
+                self._on_revoke(gone, True)
+        finally:
+            if self._consumer is not None and not self._taken:
+                self._consumer.close()
+                self._consumer = self._join()
+        if self._taken:
+            raise self._slot_taken()
+
+    def _join(self) -> Consumer:
+        member = self._connection.build(Consumer, self._notices, self._connection.member(self._app, self._slot))
+        # on_lost must be registered: without it a lost assignment would come as a mere revoke.
+        member.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        return member
 
     def _slot_taken(self) -> SlotTaken:
         return SlotTaken(

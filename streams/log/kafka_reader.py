@@ -9,7 +9,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, Message
 from confluent_kafka import TopicPartition as Place
 
-from streams.core.errors import LogError
+from streams.core.errors import LogError, TopicMismatch, TopicMissing
 from streams.core.record import Headers, Records, TopicPartition
 from streams.log.base import LogReader
 from streams.log.kafka_admin import KafkaAdmin
@@ -101,6 +101,7 @@ class KafkaReader(LogReader):
         self._end: dict[TopicPartition, tuple[int, float]] = {}  # offset of the end, when it was reached
         self._heard: dict[int, float] = {}  # when a broker was last heard of
         self._leaders: dict[TopicPartition, int] = {}
+        self._orphans: set[TopicPartition] = set()
         self._failed: dict[TopicPartition, LogError] = {}
         self._consumer = connection.build(Consumer, self._notices, {**connection.reader(), "stats_cb": self._look})
 
@@ -145,6 +146,7 @@ class KafkaReader(LogReader):
     # ---- reading
 
     def poll(self, most: int, timeout: float) -> list[Records]:
+        self._check_orphans()
         for failure in self._failed.values():
             raise failure
         found: dict[TopicPartition, list[Message]] = {}
@@ -279,10 +281,25 @@ class KafkaReader(LogReader):
         for broker in statistics.brokers.values():
             if broker.source == "learned" and broker.state == "UP" and broker.rxidle >= 0:
                 self._heard[broker.nodeid] = now - broker.rxidle / 1e6
+        connected = any(now - heard < FRESH for heard in self._heard.values())
         for source in self._next:
-            topic = statistics.topics.get(source.topic)
-            if topic is not None and str(source.partition) in topic.partitions:
-                self._leaders[source] = topic.partitions[str(source.partition)].leader
+            topic = statistics.topics.get(source.topic, _Topic())
+            leader = topic.partitions.get(str(source.partition), _Partition()).leader
+            self._leaders[source] = leader
+            if leader < 0 and connected:
+                self._orphans.add(source)
+
+    def _check_orphans(self) -> None:
+        """Partitions without a leader: librdkafka waits for one for ever, and says nothing if the topic was deleted."""
+        while self._orphans:
+            source = self._orphans.pop()
+            if source in self._next:
+                try:
+                    self._admin.check_anew([source])
+                except (TopicMissing, TopicMismatch) as error:
+                    self._failed[source] = error
+                except LogError:
+                    return  # asked again in a second
 
 
 def _place(message: Message) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ from streams.core.errors import OperatorError, StreamsError
 from streams.core.operator import Operator
 from streams.core.schema import StreamType
 from streams.core.store import KeyValueStore
-from streams.core.stream import Node
+from streams.core.stream import Edge, Node
 from streams.core.time import NEVER
 from streams.runtime.letters import DeadLetters
 
@@ -82,7 +82,7 @@ class Chain:
         self,
         nodes: Sequence[Node],
         exits: Sequence[Node],
-        types: Mapping[str, StreamType],
+        type_of: Callable[[Edge], StreamType],
         *,
         partition: int,
         channels: int,
@@ -105,7 +105,7 @@ class Chain:
             caching = {f"{node.id}/{s.name}": s.cache for s in operator.stores}
             context = NodeContext(
                 node.id,
-                [types[e.node] for e in node.inputs],
+                [type_of(e) for e in node.inputs],
                 node.type,
                 partition,
                 cache_rows,

@@ -49,7 +49,10 @@ class SinkEdge:
 
 
 class ShuffleEdge:
-    """Collects rows for a shuffle and writes them at the commit, a block for each partition."""
+    """Collects rows for a shuffle and writes them at the commit, a block for each partition.
+
+    What the readers have been told of the channel (its watermark, whether it is idle) is the same in all partitions.
+    """
 
     def __init__(self, node: Node, topic: str, channel: int, count: int, wanted: Sequence[str]) -> None:
         self.topic, self.channel, self.count = topic, channel, count
@@ -76,7 +79,8 @@ class ShuffleEdge:
         news = marker and (watermark > self._told or idle != self._told_idle)
         if frame is None and not news:
             return False
-        watermark = max(watermark, self._told)
+        # Without a marker some partitions get no block: then nobody is told anything new, or those would never be.
+        watermark, idle = (max(watermark, self._told), idle) if marker else (self._told, self._told_idle)
         parts = self._split(frame) if frame is not None else {}
         stamp = max(watermark, 0)
         wrote = False

@@ -1,8 +1,12 @@
 """The order in which a task's rows go on.
 
 With one channel rows go on as they come. Where several channels meet and an operator depends on their order, rows wait
-until the merged watermark has passed them and go on in the order (event time, channel, offset); so the result is the
-same however the channels interleave, and after a restart. Rows behind the frontier (late ones) go on at once.
+until the merged watermark has passed them and go on in the order (turn, channel, offset); so the result is the same
+however the channels interleave, and after a restart.
+
+A row's turn is its event time, or, if it comes late within its own source partition, that partition's watermark at the
+row. So late rows have a place of their own in the order, too: a channel's watermark is never above the turn of a row that
+is still to come. Only a channel that was idle can bring rows behind the frontier; they go on at once.
 """
 
 from bisect import bisect_right
@@ -17,6 +21,7 @@ from streams.runtime.inputs import BlockOrigin, Read, RecordOrigin, TaskInput
 from streams.runtime.position import Channel, InputPosition, TaskPosition
 
 _CHANNEL = "$channel"
+_TURN = "$turn"
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,12 @@ class Release:
         for read in reads:
             frame, origin = read.batch.frame, read.batch.origin
             assert origin is not None
+            if self.merging:
+                frame = frame.with_columns(pl.max_horizontal(TIME, WATERMARK).alias(_TURN))
             if read.fresh_from and self.merging:
                 # Read before the restart: what lies below the frontier had gone on.
                 mask = pl.int_range(pl.len()) >= read.fresh_from
-                frame = frame.filter(mask | (pl.col(TIME) >= self._restored_frontier))
+                frame = frame.filter(mask | (pl.col(_TURN) >= self._restored_frontier))
             if frame.height:
                 self._waiting[index].append(_Waiting(frame, origin, read.channel))
 
@@ -102,7 +109,7 @@ class Release:
         if any(item.next < item.fresh for item in self.inputs):
             merged = self.frontier  # rows that had been read before the restart come first: nothing may overtake them
         elif merged is None:  # all channels are idle: nothing is to be waited for
-            latest = [int(w.frame[TIME].max()) + 1 for ws in self._waiting for w in ws]  # type: ignore[arg-type]
+            latest = [int(w.frame[_TURN].max()) + 1 for ws in self._waiting for w in ws]  # type: ignore[arg-type]
             merged = max(latest, default=self.frontier)
         self.frontier = max(self.frontier, merged)
         self.watermark = max(self.watermark, self.frontier - 1)
@@ -110,7 +117,7 @@ class Release:
         for index, waiting in enumerate(self._waiting):
             going, staying = [], []
             for item in waiting:
-                mask = item.frame[TIME] < self.frontier
+                mask = item.frame[_TURN] < self.frontier
                 if mask.all():
                     going.append(item)
                     continue
@@ -121,10 +128,10 @@ class Release:
             joined = self._join(going)
             if joined is not None:
                 frame = joined.frame
-                if not frame[TIME].is_sorted() or _CHANNEL in frame.columns:
-                    by = [TIME, _CHANNEL] if _CHANNEL in frame.columns else [TIME]
+                if not frame[_TURN].is_sorted() or _CHANNEL in frame.columns:
+                    by = [_TURN, _CHANNEL] if _CHANNEL in frame.columns else [_TURN]
                     frame = frame.sort(by, maintain_order=True)
-                out[index] = joined.with_frame(frame.drop(_CHANNEL, strict=False))
+                out[index] = joined.with_frame(frame.drop(_TURN, _CHANNEL, strict=False))
         return out
 
     def _join(self, items: Sequence[_Waiting]) -> Batch | None:

@@ -210,11 +210,10 @@ class Task:
         plan = self._tools.plan
         nodes = [n for n in self.sub.nodes if n.kind != "sink"]
         exits = [*plan.sinks(self.sub), *plan.shuffles(self.sub)]
-        types = {id: n.type for id, n in plan.topology.graph.nodes.items()}
         self._chain = Chain(
             nodes,
             exits,
-            types,
+            plan.topology.graph.type_of,
             partition=self.id.partition,
             channels=self.channels,
             cache_rows=max(1000, self._tools.settings.cache_bytes // 256),

@@ -634,6 +634,8 @@ def _named(error: Exception, directory: Path, doing: str) -> StateError:
     if re.search("No space left|File too large|quota exceeded", text):
         fix = "make room; nothing is lost, the store goes on from its last commit"
         return DiskFull(f"no space left ({doing}): {text}", where=where, fix=fix)
+    if "Write stall" in text:
+        return StateError(f"no write for {_STALL_SECONDS:.0f} s: flushes and compactions wait for the disk", where=where)
     if re.search("Permission denied|Read-only file system|not permitted", text):
         return StateError(f"no permission ({doing}): {text}", where=where, fix="let this user own the directory")
     if re.search("Corruption|No such file|checksum", text):

@@ -1,120 +1,16 @@
-"""What every log promises (streams.log.base), run over each implementation."""
+"""What every log promises (streams.log.base): commits, records, fencing. test_log_reading and test_log_group go on."""
 
 import random
-import time
-import uuid
-from dataclasses import dataclass, field
 
 import polars as pl
 import pytest
 
-from streams.core.errors import Fenced, LogError, TopicMissing
+from streams.core.errors import Fenced
 from streams.core.keys import partitions as partitions_of
 from streams.core.record import Produced, TopicPartition
-from streams.log.base import Committed, Log, LogReader, TopicSpec
+from streams.log.base import Committed
 from streams.protocol import Lease
-
-PATIENCE = 90  # seconds: generous, for a broker on a shared machine; nothing waits so long where it works
-
-
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
-def log(request, tmp_path):
-    if request.param == "embedded":
-        from streams.log.embedded import EmbeddedLog
-
-        made: Log = EmbeddedLog(tmp_path)
-    else:
-        from streams.log.kafka import KafkaLog
-
-        made = KafkaLog(request.getfixturevalue("kafka").bootstrap, {})
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def app():
-    return f"app-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture
-def topic(log):
-    return new_topic(log, 1)
-
-
-@pytest.fixture
-def reader(log):
-    made = log.reader()
-    yield made
-    made.close()
-
-
-def new_topic(log: Log, partitions: int) -> str:
-    name = f"t-{uuid.uuid4().hex[:12]}"
-    log.create([TopicSpec(name, partitions, {})])
-    return name
-
-
-def produced(topic: str, *values: str, partition: int = 0) -> Produced:
-    return Produced(topic, partition, [None] * len(values), [v.encode() for v in values], 1_700_000_000_000)
-
-
-@dataclass
-class Read:
-    """What came of one partition."""
-
-    offsets: list[int] = field(default_factory=list)
-    values: list = field(default_factory=list)
-    keys: list = field(default_factory=list)
-    timestamps: list = field(default_factory=list)
-    headers: list = field(default_factory=list)
-    next_offset: int = -1
-
-    @property
-    def text(self) -> list[str]:
-        return [v.decode() for v in self.values]
-
-
-def read(reader: LogReader, count: int, most: int = 1000) -> dict[TopicPartition, Read]:
-    """Poll until so many records have come, and check what holds for all runs of records."""
-    found: dict[TopicPartition, Read] = {}
-    have, deadline = 0, time.monotonic() + PATIENCE
-    while have < count:
-        assert time.monotonic() < deadline, f"{have} of {count} records came"
-        for run in reader.poll(most, 1.0):
-            into = found.setdefault(run.source, Read())
-            offsets = list(run.offsets())
-            assert len(run) == len(offsets) > 0
-            assert offsets == sorted(set(offsets))
-            assert offsets[0] >= into.next_offset
-            assert run.next_offset > offsets[-1]
-            into.offsets += offsets
-            into.values += run.values()
-            into.keys += run.keys()
-            into.timestamps += run.timestamps()
-            into.headers += run.headers()
-            into.next_offset = run.next_offset
-            have += len(run)
-    assert have == count
-    return found
-
-
-def read_topic(log: Log, topic: str, count: int, partitions: int = 1) -> dict[int, Read]:
-    """The first `count` records of a topic by partition."""
-    reader = log.reader()
-    try:
-        reader.assign({TopicPartition(topic, p): 0 for p in range(partitions)})
-        return {source.partition: found for source, found in read(reader, count).items()}
-    finally:
-        reader.close()
-
-
-def write(log: Log, app: str, *batches: Produced, slot: str = "filler") -> None:
-    writer = log.writer(app, slot)
-    for batch in batches:
-        writer.append(batch)
-    writer.commit({}, {})
-    writer.close()
-
+from tests.contract.logs import commit, new_topic, produced, read, read_topic, with_group, write
 
 # ---- commits
 
@@ -177,59 +73,14 @@ def test_an_empty_commit_is_one(log, app, topic):
 
 def test_order_is_that_of_the_appends(log, app, topic):
     writer, expected, draw = log.writer(app, "w1"), [], random.Random(1)
-    for commit in range(10):
+    for number in range(10):
         for append in range(draw.randint(1, 4)):
-            values = [f"{commit}.{append}.{i}" for i in range(draw.randint(1, 300))]
+            values = [f"{number}.{append}.{i}" for i in range(draw.randint(1, 300))]
             writer.append(produced(topic, *values))
             expected += values
         writer.commit({}, {})
     writer.close()
     assert read_topic(log, topic, len(expected))[0].text == expected
-
-
-def test_reading_from_the_middle(log, app, topic):
-    values = [str(i) for i in range(500)]
-    write(log, app, produced(topic, *values[:200]))
-    write(log, app, produced(topic, *values[200:203]), produced(topic, *values[203:]))
-    offsets = read_topic(log, topic, 500)[0].offsets
-    for index in (1, 57, 199, 200, 201, 203, 499):
-        reader = log.reader()
-        reader.assign({TopicPartition(topic, 0): offsets[index]})
-        found = read(reader, 500 - index, most=100)[TopicPartition(topic, 0)]
-        assert (found.text, found.offsets) == (values[index:], offsets[index:])
-        reader.close()
-
-
-def test_assigning_anew_reads_from_there(log, app, topic, reader):
-    write(log, app, produced(topic, "a", "b", "c"))
-    reader.assign({TopicPartition(topic, 0): 0})
-    offsets = read(reader, 3)[TopicPartition(topic, 0)].offsets
-    reader.assign({TopicPartition(topic, 0): offsets[1]})
-    assert read(reader, 2)[TopicPartition(topic, 0)].text == ["b", "c"]
-
-
-def test_a_poll_brings_about_as_many_as_asked_for_of_every_partition(log, app, reader):
-    topic = new_topic(log, 3)
-    for partition in range(3):
-        write(log, app, produced(topic, *map(str, range(400)), partition=partition))
-    reader.assign({TopicPartition(topic, p): 0 for p in range(3)})
-    left, deadline = {TopicPartition(topic, p): 400 for p in range(3)}, time.monotonic() + PATIENCE
-    while any(left.values()):
-        assert time.monotonic() < deadline
-        runs = reader.poll(50, 1.0)
-        assert len({run.source for run in runs}) == len(runs)
-        assert sum(map(len, runs)) <= 100
-        for run in runs:
-            left[run.source] -= len(run)
-
-
-def test_a_waiting_poll_gets_what_is_committed_meanwhile(log, app, topic, reader):
-    reader.assign({TopicPartition(topic, 0): 0})
-    assert reader.poll(10, 0.0) == []
-    write(log, app, produced(topic, "a"))
-    assert read(reader, 1)[TopicPartition(topic, 0)].text == ["a"]
-    write(log, app, produced(topic, "b"))
-    assert read(reader, 1)[TopicPartition(topic, 0)].text == ["b"]
 
 
 def test_two_slots_write_side_by_side(log, app, topic):
@@ -250,7 +101,8 @@ def test_two_slots_write_side_by_side(log, app, topic):
 def test_all_parts_of_a_record_come_back(log, app, topic):
     keys = [b"k", None, b"", b"\x00\xff", "ü".encode()]
     values = [b"v", b"", None, b"\xff\x00", b"x" * 100_000]
-    timestamps = [0, 1, 1_700_000_000_000, 1_700_000_000_001, 4_000_000_000_000]
+    # -1 is "none". A 0 is not promised: Kafka's client takes it for "now", so it is written as 1 there.
+    timestamps = [-1, 1, 1_700_000_000_000, 1_700_000_000_001, 4_000_000_000_000]
     headers = [[("a", b"1"), ("a", b"2"), ("", b"")], None, None, [("ü", b"\x00\xff")], None]
     write(log, app, Produced(topic, 0, keys, values, timestamps, headers))
     write(log, app, Produced(topic, 0, [None, b"k"], [b"v", b"w"], 5))
@@ -401,11 +253,6 @@ def test_the_take_over_of_a_task(log, app, topic):
         each.close()
 
 
-def commit(writer, batch: Produced) -> None:
-    writer.append(batch)
-    writer.commit({}, {})
-
-
 # ---- what is committed beside records
 
 
@@ -433,260 +280,3 @@ def test_positions_come_back_with_their_notes(log, app, topic):
     assert log.committed(app, [here, there]) == {here: Committed(5, "x"), there: Committed(2**40, "ü" * 1000)}
     assert log.committed(f"{app}-other", [here]) == {here: None}
     writer.close()
-
-
-# ---- topics
-
-
-def test_create_makes_what_is_missing_and_leaves_the_rest(log):
-    name = new_topic(log, 3)
-    before = log.topics([name])[name]
-    assert (before.name, before.partitions, before.retention_ms) == (name, 3, -1)
-    assert before.id
-    other = f"{name}-other"
-    log.create([TopicSpec(name, 5, {}), TopicSpec(other, 1, {})])
-    found = log.topics([name, other, f"{name}-none"])
-    assert found[name] == before
-    assert set(found) == {name, other}
-    assert found[other].id != before.id
-    assert {name, other} <= set(log.all_topics())
-
-
-def test_an_unknown_topic_is_named(log, app, reader):
-    unknown = f"none-{uuid.uuid4().hex}"
-    writer = log.writer(app, "w1")
-    with pytest.raises(TopicMissing, match=unknown):
-        commit(writer, produced(unknown, "a"))
-    writer.abort()
-    writer.close()
-    with pytest.raises(TopicMissing, match=unknown):
-        log.ends([TopicPartition(unknown, 0)])
-    with pytest.raises(TopicMissing, match=unknown):
-        log.starts([TopicPartition(unknown, 0)])
-    with pytest.raises(TopicMissing, match=unknown):
-        assign_and_poll(reader, TopicPartition(unknown, 0))
-    assert log.topics([unknown]) == {}
-
-
-def assign_and_poll(reader: LogReader, partition: TopicPartition) -> None:
-    reader.assign({partition: 0})
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        reader.poll(10, 1.0)
-
-
-def test_starts_ends_and_trim(log, app):
-    topic = new_topic(log, 2)
-    one, two = TopicPartition(topic, 0), TopicPartition(topic, 1)
-    assert log.starts([one, two]) == log.ends([one, two]) == {one: 0, two: 0}
-    for number in range(0, 30, 10):
-        write(log, app, produced(topic, *(str(n) for n in range(number, number + 10))))
-    offsets = read_topic(log, topic, 30)[0].offsets
-    ends = log.ends([one, two])
-    assert ends[one] > offsets[-1]
-    assert ends[two] == 0
-    reached = 0
-    for index in (3, 10, 25, 25, 7):
-        log.trim({one: offsets[index]})
-        reached = max(reached, index)
-        assert log.starts([one, two]) == {one: offsets[reached], two: 0}
-    assert log.ends([one, two]) == ends
-    reader = log.reader()
-    reader.assign({one: offsets[25]})
-    assert read(reader, 5)[one].text == ["25", "26", "27", "28", "29"]
-    reader.close()
-    log.trim({one: ends[one]})
-    assert log.starts([one]) == {one: ends[one]}
-    write(log, app, produced(topic, "30"))
-    reader = log.reader()
-    reader.assign({one: ends[one]})
-    assert read(reader, 1)[one].text == ["30"]
-    reader.close()
-
-
-def test_a_position_that_was_trimmed_is_an_error_and_no_silent_jump(log, app, topic, reader):
-    write(log, app, produced(topic, *map(str, range(10))))
-    partition = TopicPartition(topic, 0)
-    log.trim({partition: read_topic(log, topic, 10)[0].offsets[5]})
-    with pytest.raises(LogError):
-        assign_and_poll(reader, partition)
-
-
-# ---- readers
-
-
-def test_pause_and_resume(log, app, reader):
-    topic = new_topic(log, 2)
-    one, two = TopicPartition(topic, 0), TopicPartition(topic, 1)
-    reader.assign({one: 0, two: 0})
-    write(log, app, produced(topic, "a", "b"), produced(topic, "c", partition=1))
-    assert read(reader, 3).keys() == {one, two}
-    reader.pause([one])
-    write(log, app, produced(topic, "d", "e"), produced(topic, "f", partition=1))
-    assert {s: r.text for s, r in read(reader, 1).items()} == {two: ["f"]}
-    write(log, app, produced(topic, "g", partition=1))
-    assert {s: r.text for s, r in read(reader, 1).items()} == {two: ["g"]}
-    assert not reader.caught_up(one)
-    reader.resume([one])
-    assert {s: r.text for s, r in read(reader, 2).items()} == {one: ["d", "e"]}
-
-
-def test_a_pause_in_the_middle_of_a_batch_loses_and_repeats_nothing(log, app, topic, reader):
-    values = [str(i) for i in range(5000)]
-    write(log, app, produced(topic, *values))
-    partition, found, deadline = TopicPartition(topic, 0), [], time.monotonic() + PATIENCE
-    reader.assign({partition: 0})
-    while len(found) < 5000:
-        assert time.monotonic() < deadline
-        for run in reader.poll(700, 1.0):
-            found += [v.decode() for v in run.values()]
-        reader.pause([partition])
-        assert reader.poll(700, 0.0) == []
-        reader.resume([partition])
-    assert found == values
-
-
-def test_nothing_of_an_unassigned_partition_comes(log, app, reader):
-    topic = new_topic(log, 2)
-    one, two = TopicPartition(topic, 0), TopicPartition(topic, 1)
-    write(log, app, produced(topic, *map(str, range(2000))), produced(topic, "x", partition=1))
-    reader.assign({one: 0})
-    reader.assign({two: 0})
-    first = reader.poll(10, PATIENCE)
-    assert first
-    reader.unassign([one])
-    seen = any(run.source == two for run in first)
-    write(log, app, produced(topic, "y"), produced(topic, "y", partition=1))
-    assert {s: r.text for s, r in read(reader, 1 if seen else 2).items()} == {two: ["y"] if seen else ["x", "y"]}
-    reader.assign({one: 0})
-    assert read(reader, 2001)[one].text[-1] == "y"
-
-
-def test_caught_up_and_lag(log, app, topic, reader):
-    partition = TopicPartition(topic, 0)
-    assert not reader.caught_up(partition)
-    assert reader.lag(partition) == 0
-    write(log, app, produced(topic, *map(str, range(1000))))
-    reader.assign({partition: 0})
-    deadline = time.monotonic() + PATIENCE
-    count = 0
-    while count < 1000:
-        assert time.monotonic() < deadline
-        runs = reader.poll(100, 1.0)
-        count += sum(map(len, runs))
-        if 0 < count < 900:
-            assert not reader.caught_up(partition)
-            assert reader.lag(partition) > 0
-    while not reader.caught_up(partition):
-        assert time.monotonic() < deadline
-        assert reader.poll(100, 0.1) == []
-    assert reader.lag(partition) <= 1  # a marker may lie behind the last record
-    reader.pause([partition])
-    assert not reader.caught_up(partition)
-    reader.resume([partition])
-    while not reader.caught_up(partition):
-        assert time.monotonic() < deadline
-        assert reader.poll(100, 0.1) == []
-    write(log, app, produced(topic, "more"))
-    assert read(reader, 1)[partition].text == ["more"]
-
-
-def test_an_empty_partition_is_caught_up(log, topic, reader):
-    partition = TopicPartition(topic, 0)
-    reader.assign({partition: 0})
-    deadline = time.monotonic() + PATIENCE
-    while not reader.caught_up(partition):
-        assert time.monotonic() < deadline
-        assert reader.poll(100, 0.1) == []
-    assert reader.lag(partition) == 0
-
-
-# ---- the group
-
-
-class Member:
-    """A worker's view of the group."""
-
-    def __init__(self, log: Log, app: str, slot: str, tasks: int, others: "list[Member]") -> None:
-        self.group, self.others = log.group(app, slot, tasks), others
-        self.tasks: frozenset[int] = frozenset()
-        self.revoked: list[frozenset[int]] = []
-        others.append(self)
-
-    def on_revoke(self, tasks: frozenset[int], lost: bool) -> None:
-        assert not lost
-        assert tasks <= self.tasks
-        for other in self.others:  # called before they can be with anybody else
-            assert other is self or not tasks & other.tasks
-        self.revoked.append(tasks)
-        self.tasks -= tasks
-
-    def poll(self) -> None:
-        self.tasks = self.group.poll(0.05, self.on_revoke)
-        for other in self.others:
-            assert other is self or not self.tasks & other.tasks
-
-    def leave(self) -> None:
-        self.tasks = frozenset()
-        self.group.leave()
-        self.others.remove(self)
-
-
-def settle(members: list[Member], reached) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not reached():
-        assert time.monotonic() < deadline, [sorted(m.tasks) for m in members]
-        for member in members:
-            member.poll()
-
-
-def with_group(log: Log, app: str, tasks: int) -> None:
-    """Make the application known with so many tasks, as a worker's start does."""
-    group = log.group(app, "start", tasks)
-    group.leave()
-
-
-def test_one_member_gets_all_tasks(log, app):
-    members: list[Member] = []
-    only = Member(log, app, "w1", 4, members)
-    settle(members, lambda: only.tasks == {0, 1, 2, 3})
-    only.poll()
-    assert only.tasks == {0, 1, 2, 3}
-    assert only.group.members == 1
-    assert only.revoked == []
-    only.leave()
-
-
-def test_members_share_come_and_go(log, app):
-    members: list[Member] = []
-    first = Member(log, app, "w1", 4, members)
-    settle(members, lambda: len(first.tasks) == 4)
-    second = Member(log, app, "w2", 4, members)
-    settle(members, lambda: len(first.tasks) == len(second.tasks) == 2)
-    assert first.tasks | second.tasks == {0, 1, 2, 3}
-    assert len(frozenset().union(*first.revoked)) == 2
-    assert second.revoked == []
-    kept = second.tasks
-    settle(members, lambda: first.group.members == second.group.members == 2)
-    first.leave()
-    settle(members, lambda: len(second.tasks) == 4)
-    assert kept <= second.tasks
-    assert second.revoked == []
-    second.leave()
-
-
-def test_more_members_than_tasks(log, app):
-    members: list[Member] = []
-    for slot in ("w1", "w2", "w3"):
-        Member(log, app, slot, 2, members)
-    settle(members, lambda: sorted(len(m.tasks) for m in members) == [0, 1, 1])
-    while members:
-        members[0].leave()
-
-
-def test_a_slot_that_left_can_join_again(log, app):
-    members: list[Member] = []
-    for _ in range(2):
-        Member(log, app, "w1", 2, members)
-        settle(members, lambda: members[0].tasks == {0, 1})
-        members[0].leave()

@@ -30,7 +30,7 @@ def main(which: str, kills: int, seed: int, brokers: str | None) -> None:
                 finally:
                     stop(path / "broker")
             else:
-                settings = Settings(brokers=brokers or "", log_dir=str(path / "log"))
+                settings = Settings(brokers=(brokers or "") if name == "kafka" else "", log_dir=str(path / "log"))
                 report = kill_test(path, settings, kills, seed)
         click.echo(report.text())
         failed = failed or bool(report.wrong)

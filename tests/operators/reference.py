@@ -12,7 +12,7 @@ FOLDS: dict[str, Callable[[Values], Any]] = {
     "total": lambda vs: sum(v for v in vs if v is not None),
     "least": lambda vs: min((v for v in vs if v is not None), default=None),
     "most": lambda vs: max((v for v in vs if v is not None), default=None),
-    "mean": lambda vs: sum(known) / len(known) if (known := [v for v in vs if v is not None]) else None,
+    "mean": lambda vs: float(sum(known)) / len(known) if (known := [v for v in vs if v is not None]) else None,
 }
 
 
@@ -31,10 +31,15 @@ def windows(
         else:
             groups[start, row["card"]].append(row["amount"])
     out = []
-    for (start, card), values in sorted(groups.items(), key=lambda kv: (kv[0][0], (kv[0][1] or "\x7f").encode())):
+    for (start, card), values in sorted(groups.items(), key=_order):
         folded = {name: fold(values) for name, fold in FOLDS.items()}
         out.append({"card": card, "window_start": start, "window_end": start + size, **folded})
     return out, late
+
+
+def _order(item: tuple[tuple[int, Any], Any]) -> tuple[int, bytes]:
+    (start, card), _ = item
+    return start, b"\xff" if card is None else card.encode()
 
 
 def running(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

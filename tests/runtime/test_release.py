@@ -25,10 +25,10 @@ def release_of(channels=2):
     return Release([direct, shuffle], merging=True)
 
 
-def block(channel, times, watermark, idle=False):
+def block(channel, times, watermark, idle=False, before=0):
     frame = None
     if times:
-        rows = [{"card": f"s{channel}", "at": t, "amount": 0, TIME: t, WATERMARK: watermark} for t in times]
+        rows = [{"card": f"s{channel}", "at": t, "amount": 0, TIME: t, WATERMARK: before} for t in times]
         frame = pl.DataFrame(rows)
     return encode_block(ShuffleBlock(channel, watermark, idle, frame))
 
@@ -67,13 +67,14 @@ def test_a_restart_anywhere_loses_and_doubles_nothing(seed, cut):
     blocks, clock = [], [0, 0]
     for _ in range(14):
         channel = rng.randrange(2)
+        before = clock[channel]
         clock[channel] += rng.randrange(12)
         times = [max(0, clock[channel] - rng.randrange(6)) for _ in range(rng.randrange(3))]
-        blocks.append(block(channel, times, clock[channel]))
+        blocks.append(block(channel, times, clock[channel], before=before))
 
-    def drive(left):
+    def drive(left, order_seed=1):
         release, out, at = release_of(), [], [0, 0]
-        order = random.Random(seed + 1)
+        order = random.Random(seed + order_seed)
         while at[0] < len(direct) or at[1] < len(blocks):
             which = order.randrange(2)
             source = (direct, blocks)[which]
@@ -92,8 +93,13 @@ def test_a_restart_anywhere_loses_and_doubles_nothing(seed, cut):
                 at = [i.next for i in release.inputs]
         return out
 
-    plain, restarted = drive(0), drive(5)
-    assert sorted(plain) == sorted(restarted)
+    plain, restarted, otherwise = drive(0), drive(5), drive(0, 2)
+    by_turn = [[(max(r[1], r[4]), r) for r in run] for run in (plain, restarted, otherwise)]
+    assert sorted(by_turn[0]) == sorted(by_turn[1]) == sorted(by_turn[2])
+    for run in by_turn:
+        for index in (0, 1):
+            turns = [turn for turn, row in run if row[0] == index]
+            assert turns == sorted(turns)
 
 
 def test_ties_go_by_channel_then_offset():
