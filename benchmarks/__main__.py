@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import click
 from confluent_kafka import IsolationLevel, TopicPartition
@@ -94,11 +95,11 @@ def main(records: int, rounds: int, jobs: str, brokers: str | None) -> None:
         from streams.broker import start, stop
 
         with tempfile.TemporaryDirectory() as directory:
-            broker = start(directory)
+            broker = start(Path(directory))
             try:
                 report(broker.bootstrap, records, rounds, jobs)
             finally:
-                stop(directory)
+                stop(Path(directory))
     else:
         report(brokers, records, rounds, jobs)
 

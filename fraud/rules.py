@@ -17,11 +17,11 @@ class CardHabits(Keyed[Transaction, Alert]):
     factor, least = 3.0, 5
     in_10_minutes, in_1_hour = 4, 6
 
-    history = Value(list[int], default=[])
+    history = Value(list[int])
     """Times and amounts in turn, of 30 days, oldest first."""
 
     def on_row(self, row, ctx):  # type: ignore[no-untyped-def]
-        history = self.history.get()
+        history = self.history.get() or []
         oldest = 0
         while oldest < len(history) and history[oldest] <= row.at - 30 * DAY:
             oldest += 2
@@ -40,7 +40,7 @@ class CardHabits(Keyed[Transaction, Alert]):
                 recent += 1
             if recent >= most:
                 yield self.alert(row, reason, recent, most)
-        history += (row.at, row.amount)
+        history += [row.at, row.amount]
         self.history.set(history)
 
     @staticmethod
@@ -57,16 +57,16 @@ class TerminalRisk(Keyed[Transaction, Alert]):
     inputs = ("label", "payment")
     threshold, least = 0.5, 3
 
-    labels = Value(list[int], default=[])
+    labels = Value(list[int])
     """Times of labels and whether they say fraud, in turn, of 7 days, oldest first."""
 
     def on_label(self, row: Label, ctx):  # type: ignore[no-untyped-def]
-        labels = self.labels.get()
-        labels += (row.at, int(row.fraud))
+        labels = self.labels.get() or []
+        labels += [row.at, int(row.fraud)]
         self.labels.set(labels)
 
     def on_payment(self, row: Transaction, ctx):  # type: ignore[no-untyped-def]
-        labels = self.labels.get()
+        labels = self.labels.get() or []
         oldest = 0
         while oldest < len(labels) and labels[oldest] <= row.at - 7 * DAY:
             oldest += 2

@@ -30,15 +30,15 @@ class Window(Operator):
     time of an output row is its window's last millisecond.
 
     `lateness`: how long a window stays open for late rows after event time has passed its end. A row is late for its
-    window if the watermark that the row carries has passed the window's end plus the lateness, or if the window has been
-    closed already (a source that was idle came back); late rows go to the side output "late" and are counted.
+    window if the watermark that the row carries has passed the window's end plus the lateness, or if the window has
+    been closed already (a source that was idle came back); late rows go to the side output "late" and are counted.
 
     `emit`: "close" gives one row a key and window, when the window closes; "commit" gives in addition, at each commit,
     a row of each key and window that has changed: there the last row of a key and window is the promise, and how many
     come before it depends on where commits fall.
 
-    Guarantees: the rows of "close", their order (window, then the key's bytes) and the set of late rows do not depend on
-    how the input is cut into batches and commits. Sums of floats are equal but for rounding.
+    Guarantees: the rows of "close", their order (window, then the key's bytes) and the set of late rows do not depend
+    on how the input is cut into batches and commits. Sums of floats are equal but for rounding.
 
     How it works, and why it is fast:
 
@@ -113,7 +113,8 @@ class Window(Operator):
         return made.needs() | set(inputs[0].key) | late
 
     def hold(self) -> int:
-        """Rows come at the commit: until then event time stands still behind the window, where it was at the last one."""
+        """Rows come at the commit: until then event time stands still behind the window, where it was at the last
+        one."""
         return self.lateness + self._watermark - self._drained
 
     # ---- while a task runs
@@ -197,7 +198,9 @@ class Window(Operator):
     def _settle(self, touched: pl.DataFrame | None, closed: int) -> Batch | None:
         """Merge with the store, write what stays open, and give what is to be emitted."""
         over = closed - self.windows.size  # the start of the last window that closes
-        stored_keys, stored = self._store.close(over) if closed > self._store.closed else ([], np.empty(0, self._made.layout))
+        stored_keys, stored = (
+            self._store.close(over) if closed > self._store.closed else ([], np.empty(0, self._made.layout))
+        )
         if touched is None:
             return None if self.emit == "commit" else self._emit_stored(stored_keys, stored)
         starts = touched[_START].to_numpy()

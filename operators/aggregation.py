@@ -27,7 +27,9 @@ class Aggregation:
 
     def __init__(self, type: StreamType, aggregators: Sequence[Aggregator], where: str) -> None:
         if isinstance(aggregators, Aggregator) or not all(isinstance(a, Aggregator) for a in aggregators):
-            raise WrongType("aggregations are a list of aggregators", where=where, fix='[agg.count(), agg.sum("amount")]')
+            raise WrongType(
+                "aggregations are a list of aggregators", where=where, fix='[agg.count(), agg.sum("amount")]'
+            )
         self.aggregators = list(aggregators)
         self.fields: dict[str, Field] = {}
         self.reads: set[str] = set()
@@ -127,8 +129,9 @@ class Aggregation:
     def running(
         self, frame: pl.DataFrame, base: Rows, segments: Segments, chosen: npt.NDArray[np.int64]
     ) -> tuple[dict[str, Array], Rows]:
-        """For each row (prepared, taken in the order `chosen`, in which keys lie in segments) the parts folded with those
-        of all rows before it in its segment and with the segment's row of `base`; and the last ones of each segment."""
+        """For each row (prepared, taken in the order `chosen`, in which keys lie in segments) the parts folded with
+        those of all rows before it in its segment and with the segment's row of `base`; and the last ones of each
+        segment."""
         columns, ends, last = {}, segments.ends, np.empty(len(base), self.layout)
         for name, values in self._numbers(frame).items():
             values = values.astype(self.layout[name], copy=False)
@@ -162,9 +165,7 @@ class Aggregation:
     def results(self, rows: Rows | Mapping[str, Array]) -> list[pl.Series]:
         """The output columns, from rows of the layout or a column a part."""
         made = []
-        for (name, field), aggregator, parts in zip(
-            self.fields.items(), self.aggregators, self._parts_of, strict=True
-        ):
+        for (name, field), aggregator, parts in zip(self.fields.items(), self.aggregators, self._parts_of, strict=True):
             series = aggregator.result(*_arrays(rows, parts)).alias(name)
             made.append(series if series.dtype == field.dtype else series.cast(field.dtype))
         return made

@@ -54,9 +54,9 @@ class Part:
 
     `rows`: a row-wise expression without nulls, of the type `dtype` (NumPy's name of a number: "<i8", "<f8", "|u1").
 
-    Where the same can be had more cheaply: `group` is what a group folds to, inside `group_by(...).agg(...)`, instead of
-    `fold.group(rows)` (nulls in it are the fold's identity); `numbers` gives what `rows` does from the first argument's
-    values (0 where null) and where they are not null (None: all are not), in NumPy.
+    Where the same can be had more cheaply: `group` is what a group folds to, inside `group_by(...).agg(...)`, instead
+    of `fold.group(rows)` (nulls in it are the fold's identity); `numbers` gives what `rows` does from the first
+    argument's values (0 where null) and where they are not null (None: all are not), in NumPy.
     """
 
     name: str
@@ -284,8 +284,8 @@ def count(column: str | pl.Expr | None = None) -> Aggregator:
 def sum(column: str | pl.Expr) -> Aggregator:
     """The sum; nulls are ignored, of no values it is 0. A bool counts as 0 or 1.
 
-    Of integers: Int64 and exact. Where a result is over 64 bits, the row it belongs to is a dead letter (with Window the
-    window's row, with Running the record's), and a later sum that fits again is right.
+    Of integers: Int64 and exact. Where a result is over 64 bits, the row it belongs to is a dead letter (with Window
+    the window's row, with Running the record's), and a later sum that fits again is right.
 
     Of floats: Float64. Running adds in the order of the rows. Window adds in the order of batches and commits, so the
     last bits may differ from run to run: keep money in integers.
@@ -304,5 +304,6 @@ def max(column: str | pl.Expr) -> Aggregator:
 
 
 def mean(column: str | pl.Expr) -> Aggregator:
-    """The mean, Float64; nulls are ignored, of no values it is null. Of integers it is computed from their exact sum."""
+    """The mean, Float64; nulls are ignored, of no values it is null. Of integers it is computed from their exact
+    sum."""
     return _Mean(column)

@@ -43,7 +43,7 @@ def field_of(dtype: pl.DataType, nullable: bool = True) -> Field:
     python: Any = Any
     if isinstance(dtype, pl.List):
         inner = field_of(dtype.inner if isinstance(dtype.inner, pl.DataType) else dtype.inner(), False).python
-        python = list[inner]
+        python = list.__class_getitem__(inner)
     elif dtype.is_integer():
         python = Annotated[int, INT64]
     elif dtype.is_float():
@@ -61,7 +61,9 @@ def parse(value: Any, where: str) -> pl.Expr:
         return value
     what = "a function" if callable(value) else repr(value)
     raise WrongType(
-        f"{what} is not an expression", where=where, fix='write e.g. col("amount") * 2; for a Python function use MapRows'
+        f"{what} is not an expression",
+        where=where,
+        fix='write e.g. col("amount") * 2; for a Python function use MapRows',
     )
 
 
@@ -178,7 +180,9 @@ def _rowwise(expr: pl.Expr, frame: pl.DataFrame) -> bool:
 def _sample(frame: pl.DataFrame) -> pl.DataFrame:
     """Rows with ties, nulls, and no order."""
     pattern = [3, 1, 1, None, 2, 5, 3, None, 4]
-    rows = [pl.Series(n, [None if p is None else _value(t, p) for p in pattern], dtype=t) for n, t in frame.schema.items()]
+    rows = [
+        pl.Series(n, [None if p is None else _value(t, p) for p in pattern], dtype=t) for n, t in frame.schema.items()
+    ]
     return pl.DataFrame(rows)
 
 

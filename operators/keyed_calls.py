@@ -95,9 +95,7 @@ class Calls:
         self._port_keys = [StoredKeys(p.type) for p in ports]
         self._output_key = [list(writer.fields).index(k) for k in output_key]
         self._timed = all(p.type.time for p in ports)
-        self._values = KeyedValues(
-            stores.get("values", DictStore()), values, context.cache_rows, context.operator_id
-        )
+        self._values = KeyedValues(stores.get("values", DictStore()), values, context.cache_rows, context.operator_id)
         self._values.expiring = self._set_expiry
         self._timers = TimerQueue(stores["timers"], context.cache_rows) if "timers" in stores else None
         self._told = KeyedContext(self)
@@ -121,7 +119,9 @@ class Calls:
         nowhere = [[NEVER] * b.count for _, b in batches]
         times = [b.frame[TIME].to_list() for _, b in batches] if self._timed else nowhere
         marks = [b.frame[WATERMARK].to_list() for _, b in batches] if self._timed else nowhere
-        bounds = marks if self._context.channels <= 1 or not self._timed else [turns(b.frame).tolist() for _, b in batches]
+        bounds = (
+            marks if self._context.channels <= 1 or not self._timed else [turns(b.frame).tolist() for _, b in batches]
+        )
         handlers = [self._ports[p].handler for p, _ in batches]
         self._values.prefetch([k for ks in keys for k in ks])
         timers, enter, call, told = self._timers, self._values.enter, self._call, self._told

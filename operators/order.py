@@ -50,8 +50,8 @@ def turns(frame: pl.DataFrame) -> Ints:
 def order(batches: Sequence[tuple[int, Batch]], channels: int) -> tuple[Ints, Ints]:
     """The order in which rows are taken: the batch of each, and its place in that batch.
 
-    Where several channels meet: by their turn (`turns`), then port, then place. Where one channel branches and comes together
-    again: by the record that the rows come from, then port; so it is as if records came one by one.
+    Where several channels meet: by their turn (`turns`), then port, then place. Where one channel branches and comes
+    together again: by the record that the rows come from, then port; so it is as if records came one by one.
 
     >>> a = Batch(pl.DataFrame({"$time": [1, 5]})); b = Batch(pl.DataFrame({"$time": [1, 3]}))
     >>> [index.tolist() for index in order([(0, a), (1, b)], channels=2)]

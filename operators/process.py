@@ -3,13 +3,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
-import polars as pl
-
 from operators.keyed_calls import Calls, KeyedContext, Port
 from operators.row_types import RowReader, RowWriter, row_class
 from operators.values import Cell, Value
 from streams.core.batch import Batch
-from streams.core.errors import BuildError, OperatorError, UnknownColumn, WrongType
+from streams.core.errors import UnknownColumn, WrongType
 from streams.core.operator import Context, Operator
 from streams.core.schema import Schema, StreamType, describe, nearest
 from streams.core.store import StoreSpec
@@ -42,26 +40,28 @@ class Keyed(Operator, Generic[In, Out]):
     Class attributes:
 
     - `returns`: the schema of the outputs; by default the second type in `Keyed[In, Out]`.
-    - `inputs`: names of several input ports: with `inputs = ("label", "payment")` and `connect(labels, payments) | Mine()`
-      the methods are `on_label` and `on_payment`. Rows come in the order of event time, at equal times the earlier port
-      first.
-    - `key`: the output's columns that hold the input's key unchanged, so that the output has a key. By default it has none.
+    - `inputs`: names of several input ports. With `inputs = ("label", "payment")` the methods are `on_label` and
+      `on_payment`, and streams come by `connect(labels, payments) | Mine()`. Rows come in the order of event time, at
+      equal times the earlier port first.
+    - `key`: the output's columns that hold the input's key unchanged, so that the output has a key. By default it has
+      none.
     - values: see `Value`.
 
     Event time of an output is that of its schema's `EventTime` field if it has one, else of the row or timer it comes
     from.
 
     When timers fire: a timer at T fires once the watermark is above T; among them, in the order of (T, key). Where one
-    channel feeds the task, that is before the first row whose own watermark is above T; where several do, rows come
-    sorted, and it is before the first row whose event time is. A timer set at or before the watermark fires next.
+    channel feeds the task, that is before the first row whose own watermark is above T. Where several do, rows come
+    sorted by turn (event time, or the row's own watermark if it came late), and it is before the first row whose turn
+    is above T. A timer set at or before the watermark fires next.
 
-    Guarantees: the result does not depend on how the input is cut into batches and commits. A call that raises, or whose
-    output does not fit its schema, leaves no trace but one dead letter: its outputs, values and timers are undone (a
-    timer's call: a dead letter with the key and the instant). Everything the class remembers elsewhere (`self.x = ...`)
-    is lost at each restart: keep it in values.
+    Guarantees: the result does not depend on how the input is cut into batches and commits. A call that raises, or
+    whose output does not fit its schema, leaves no trace but one dead letter: its outputs, values and timers are undone
+    (a timer's call: a dead letter with the key and the instant). Everything the class remembers elsewhere (`self.x =
+    ...`) is lost at each restart: keep it in values.
 
-    How it works: values and timers live decoded in memory for the keys in use, are read from their stores with one call a
-    batch, and handed over, sorted, once a commit. Timers beyond the nearest stay in the store.
+    How it works: values and timers live decoded in memory for the keys in use, are read from their stores with one call
+    a batch, and handed over, sorted, once a commit. Timers beyond the nearest stay in the store.
 
     Costs 1.5 to 3 microseconds a row beside your own code. Raises, while the program is built: NoKey; NoEventTime for
     timers, values with a `ttl` or several inputs on a stream without event time; WrongType.
@@ -99,7 +99,7 @@ class Keyed(Operator, Generic[In, Out]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         where = cls.__name__
-        for base in getattr(cls, "__orig_bases__", ()):
+        for base in cls.__dict__.get("__orig_bases__", ()):
             if isinstance(get_origin(base), type) and issubclass(get_origin(base), Keyed):
                 takes, returns = (*get_args(base), None, None)[:2]
                 cls._takes = takes if _is_schema(takes) else None
@@ -107,6 +107,9 @@ class Keyed(Operator, Generic[In, Out]):
                     cls.returns = returns
         values = {n: v for c in reversed(cls.__mro__) for n, v in vars(c).items() if isinstance(v, Value)}
         cls._values = [v for n, v in values.items() if getattr(cls, n) is v]
+        for value in cls._values:
+            if hasattr(Keyed, value.name) or value.name == "context" or "@" in value.name:
+                raise WrongType(f"a value cannot be called {value.name!r}", where=where, fix="the engine uses it")
         if isinstance(cls.inputs, str) or len(set(cls.inputs)) < len(cls.inputs):
             raise WrongType(f"inputs={cls.inputs!r}", where=where, fix='inputs = ("label", "payment")')
         cls._handlers = [f"on_{name}" for name in cls.inputs] or ["on_row"]
@@ -142,10 +145,9 @@ class Keyed(Operator, Generic[In, Out]):
             if timed:
                 type_.require_time(where)
             if [type_.fields[k].dtype for k in type_.key] != [inputs[0].fields[k].dtype for k in inputs[0].key]:
-                raise WrongType("the inputs have keys of different types", where=where, fix="make them agree with KeyBy")
-        for value in self._values:
-            if not value.name.isidentifier() or value.name.startswith("__"):
-                raise WrongType(f"a value called {value.name!r}", where=where)
+                raise WrongType(
+                    "the inputs have keys of different types", where=where, fix="make them agree with KeyBy"
+                )
         if len(inputs) == 1:
             _check_row(self._takes, inputs[0], where)
         made = StreamType(describe(self.returns)[0], self._output_key(), all(t.time for t in inputs), self.returns)
@@ -177,9 +179,7 @@ class Keyed(Operator, Generic[In, Out]):
             ports.append(Port(type_, reader, getattr(self, self._handlers[number])))
         stores = {s.name: context.store(s.name) for s in self.stores}
         on_timer: Callable[..., Any] | None = self.on_timer if type(self).on_timer is not Keyed.on_timer else None
-        self._calls = Calls(
-            context, ports, on_timer, self._values, stores, RowWriter(self.returns), self._output_key()
-        )
+        self._calls = Calls(context, ports, on_timer, self._values, stores, RowWriter(self.returns), self._output_key())
         self.__dict__.update(self._calls.cells())
 
     def process(self, batch: Batch, port: int = 0) -> Batch | None:

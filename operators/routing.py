@@ -18,8 +18,8 @@ class KeyBy(Repartition):
     """Brings the rows of one key together: a shuffle, unless the stream has this key already.
 
     The columns may be of type str, bytes, int or bool; a null is a key like any other. The order of rows of one key
-    from one input partition is kept. Rows go where a Java client of Kafka would send a record of that key. Raises, while
-    the program is built: UnknownColumn; WrongType for a column that cannot be a key.
+    from one input partition is kept. Rows go where a Java client of Kafka would send a record of that key. Raises,
+    while the program is built: UnknownColumn; WrongType for a column that cannot be a key.
 
     >>> from streams.core.schema import Field
     >>> KeyBy("card").bind(StreamType({"card": Field(pl.String())})).key
@@ -46,7 +46,9 @@ class KeyBy(Repartition):
                 raise WrongType(f"a key of metadata: {name!r}", where=where, fix="copy it: WithColumns(mine=col(...))")
             dtype = fields[name].dtype
             if not (dtype in (pl.String, pl.Binary, pl.Boolean) or dtype.is_integer()):
-                raise WrongType(f"a key cannot be of type {dtype}", where=f"{where}, {name!r}", fix="use str, bytes, int or bool")
+                raise WrongType(
+                    f"a key cannot be of type {dtype}", where=f"{where}, {name!r}", fix="use str, bytes, int or bool"
+                )
         if len(set(self.columns)) < len(self.columns):
             raise WrongType(f"a column twice in one key: {', '.join(self.columns)}", where=where)
         return replace(inputs[0], key=self.columns)
@@ -59,8 +61,8 @@ class Union(Operator):
     """The rows of several streams with the same columns as one stream; `union(a, b)` makes it.
 
     `ordered`: rows go on in the order of event time (at equal times the earlier stream first), as soon as no stream can
-    bring an earlier one; so the result is the same after a restart. Without it rows go on as they come. The stream keeps
-    the key that all of its inputs have.
+    bring an earlier one; so the result is the same after a restart. Without it rows go on as they come. The stream
+    keeps the key that all of its inputs have.
     """
 
     def __init__(self, count: int, ordered: bool = True) -> None:
@@ -86,9 +88,7 @@ class Union(Operator):
             if other.time != first.time:
                 raise NoEventTime("one of the streams has event time, another has none", where=where)
         if self.ordered and not first.time:
-            raise NoEventTime(
-                "streams without event time have no order", where=where, fix="union(a, b, ordered=False)"
-            )
+            raise NoEventTime("streams without event time have no order", where=where, fix="union(a, b, ordered=False)")
         same_key = all(t.key == first.key for t in inputs)
         same_schema = all(t.schema is first.schema for t in inputs)
         return StreamType(fields, first.key if same_key else (), first.time, first.schema if same_schema else None)

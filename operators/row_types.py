@@ -1,5 +1,6 @@
 """Rows as Python objects, for operators that call a user's function row by row."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
@@ -38,11 +39,16 @@ class RowReader:
     [Payment(card='a')]
     """
 
-    def __init__(self, made: Callable[..., Any], columns: Sequence[str]) -> None:
+    def __init__(self, made: type[Any], columns: Sequence[str]) -> None:
         self._made, self._columns = made, list(columns)
+        parameters = inspect.signature(made).parameters.values()
+        self._named = any(p.kind is p.KEYWORD_ONLY for p in parameters)
 
     def rows(self, frame: pl.DataFrame) -> list[Any]:
-        return list(map(self._made, *(frame.get_column(c).to_list() for c in self._columns)))
+        made, columns = self._made, [frame.get_column(c).to_list() for c in self._columns]
+        if self._named:
+            return [made(**dict(zip(self._columns, values, strict=True))) for values in zip(*columns, strict=True)]
+        return list(map(made, *columns))
 
 
 class RowWriter:
@@ -113,7 +119,7 @@ class RowWriter:
                 column = pl.Series(name, values, dtype=field.dtype, strict=True)
             except (TypeError, ValueError, OverflowError):
                 return None
-            if name == self.time and len(column) and not (-FARTHEST < column.min() and column.max() < FARTHEST):  # type: ignore[operator]
+            if name == self.time and len(column) and not (column.min() > -FARTHEST and column.max() < FARTHEST):  # type: ignore[operator]
                 return None
             out[name] = column
         return out

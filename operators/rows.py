@@ -93,8 +93,8 @@ class MapRows(_Function):
     `key`: the output columns that hold the input's key unchanged; without them the stream has no key afterwards.
 
     Costs one Python call a row, and the making of two objects: 1 to 2 microseconds. Filter, Select and WithColumns cost
-    a hundredth of it. Raises WrongType, while the program is built, for a function that does not take one argument or is
-    annotated to return something else.
+    a hundredth of it. Raises WrongType, while the program is built, for a function that does not take one argument or
+    is annotated to return something else.
 
     >>> class Payment(Schema):
     ...     card: str
@@ -282,4 +282,3 @@ def _types(hint: Any) -> Iterable[Any]:
     yield hint
     for inner in get_args(hint):
         yield from _types(inner)
-

@@ -25,7 +25,8 @@ class Running(Operator):
     Rows, order, key and event time stay. State is one row a key, for ever.
 
     Guarantees: the output does not depend on how the input is cut into batches and commits, to the last bit, floats
-    included (they are added in the order of the rows). Where several channels meet, rows come in the order of event time.
+    included (they are added in the order of the rows). Where several channels meet, rows come in the order of event
+    time.
 
     How it works: a batch's keys become slots of a `KeyedColumns`; rows are sorted by slot (stable), each part is folded
     by a segmented scan that begins with the slot's value, and goes back to the rows' order. Missing keys are read with

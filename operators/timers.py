@@ -1,7 +1,7 @@
 """Timers by key: a queue in event time over a store, of which only the near end is in memory.
 
-    store    <instant, 8 bytes><key> -> which kinds of timer: a user's (empty) or another letter each
-    memory   all entries up to `horizon`, and those set since the last drain
+store    <instant, 8 bytes><key> -> which kinds of timer: a user's (empty) or another letter each
+memory   all entries up to `horizon`, and those set since the last drain
 """
 
 from heapq import heapify, heappop, heappush
@@ -109,11 +109,10 @@ class TimerQueue:
 
     def _load(self) -> None:
         """Read the next entries behind the horizon."""
-        count = 0
-        for name, value in self._store.scan(self._horizon + b"\x00" if self._horizon else b""):
+        start = self._horizon + b"\x00" if self._horizon else b""
+        for count, (name, value) in enumerate(self._store.scan(start)):
             if count >= self._limit:
                 return
-            count += 1
             self._horizon = name
             if name not in self._kinds and name not in self._dirty:
                 self._kinds[name] = _read(value)

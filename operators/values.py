@@ -26,8 +26,8 @@ class Value(Generic[T]):
     Within `on_row` and `on_timer`, `self.last.get()` is the current key's value, or the default; `self.last.set(5)` and
     `self.last.clear()` change it. A value of a wrong type fails at `set`, with TypeError.
 
-    `type`: int (64 bits), float, str, bool, bytes, or anything msgspec can encode: lists, dicts, tuples, Structs. Of the
-    latter `get` gives a fresh copy each time, so that only `set` changes the state.
+    `type`: int (64 bits), float, str, bool, bytes, or anything msgspec can encode: lists, dicts, tuples, Structs. Of
+    the latter `get` gives a fresh copy each time, so that only `set` changes the state.
 
     `ttl`: so long after it was set, in event time, the value is gone; its space is freed as well.
     """
@@ -70,10 +70,13 @@ class Value(Generic[T]):
             if self.type is float and type(value) is int:
                 value = float(value)
             if type(value) is not self.type:
-                raise TypeError(f"{self.name or 'Value'} holds {self.type.__name__}, got {type(value).__name__} {value!r}")
-            if self.type is int and not -(2**63) <= value < 2**63:
-                raise TypeError(f"{self.name or 'Value'}: {value} is over 64 bits")
-            return value
+                raise TypeError(
+                    f"{self.name or 'Value'} holds {self.type.__name__}, got {type(value).__name__} {value!r}"
+                )
+            kept: Any = value
+            if self.type is int and not -(2**63) <= kept < 2**63:
+                raise TypeError(f"{self.name or 'Value'}: {kept} is over 64 bits")
+            return kept
         try:
             raw = msgspec.msgpack.encode(value)
             self._decoder.decode(raw)
@@ -252,7 +255,8 @@ class KeyedValues:
 
 
 def _state_type(values: Sequence[Value[Any]]) -> Any:
-    """A mutable class with two fields a value: v0 the value, x0 the instant when it expires; and when to look at that."""
+    """A mutable class with two fields a value: v0 the value, x0 the instant when it expires; and when to look at
+    that."""
     fields: list[Any] = [("wake", int | None, None)]
     rename = {"wake": "@"}
     for i, value in enumerate(values):

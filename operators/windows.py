@@ -44,7 +44,8 @@ def tumbling(size: str | int, offset: str | int = 0) -> Tumbling:
     """Windows that follow each other without overlap: each row is in exactly one.
 
     `size` and `offset` are durations ("1m", "90s", or milliseconds). Windows begin at whole multiples of the size since
-    the epoch in UTC, before it too, moved by the offset: `tumbling("1d", offset="15h")` begins days at midnight in Tokyo.
+    the epoch in UTC, before it too, moved by the offset: `tumbling("1d", offset="15h")` begins days at midnight in
+    Tokyo.
 
     >>> tumbling("1m").starts(np.array([61_000])).tolist()
     [60000]

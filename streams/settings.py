@@ -29,6 +29,7 @@ class Settings:
     overlay_bytes: int = 256 * 2**20
     open_records: int = 1_000_000
     cache_bytes: int = 256 * 2**20
+    record_bytes: int = 1_000_000
     waiting_rows: int = 1_000_000
     partitions: int = 4
     http: str = ""

@@ -41,8 +41,8 @@ class TestRun:
 
     __test__ = False
 
-    def __init__(self, app: "App", *, partitions: int = 1) -> None:
-        self.app, self._partitions = app, partitions
+    def __init__(self, app: "App", *, partitions: int = 1, poll_records: int = Settings.poll_records) -> None:
+        self.app, self._partitions, self._poll_records = app, partitions, poll_records
         self.clock = ManualClock(1_700_000_000_000)
         self._crash_at: str | None = None
         self.crashes = 0
@@ -169,7 +169,12 @@ class TestRun:
     def _start(self) -> "Worker":
         from streams.app import make_worker
 
-        settings = Settings(state_dir=str(self._directory / "state"), commit_interval=1, partitions=self._partitions)
+        settings = Settings(
+            state_dir=str(self._directory / "state"),
+            commit_interval=1,
+            partitions=self._partitions,
+            poll_records=self._poll_records,
+        )
         worker = make_worker(self.app, settings, self._log, hook=self._hook, clock=self.clock, wait=0.0)
         worker.start()
         return worker

@@ -3,7 +3,6 @@
 import json
 import secrets
 import tempfile
-import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -61,7 +60,7 @@ class EmbeddedLog(Log):
         self._patience, self._session, self._clock = patience, session, clock or SystemClock()
         self._file = LogFile(self._path, patience)
         self._known: dict[str, list[int]] = {}
-        self._readers: weakref.WeakSet[EmbeddedReader] = weakref.WeakSet()
+        self._readers: set[EmbeddedReader] = set()
         self._on_close: Callable[[], None] | None = None
         self.name = str(self._path)
 
@@ -104,7 +103,8 @@ class EmbeddedLog(Log):
     # ---- those who read, write and share
 
     def reader(self) -> LogReader:
-        reader = EmbeddedReader(LogFile(self._path, self._patience), self._lines)
+        # A connection of its own: only then does the file tell it that somebody else has committed.
+        reader = EmbeddedReader(LogFile(self._path, self._patience), self._lines, self._readers.discard)
         self._readers.add(reader)
         return reader
 

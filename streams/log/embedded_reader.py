@@ -3,7 +3,7 @@
 import math
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -61,8 +61,8 @@ class EmbeddedReader(LogReader):
     True
     """
 
-    def __init__(self, file: LogFile, lines: Lines) -> None:
-        self._file, self._lines = file, lines
+    def __init__(self, file: LogFile, lines: Lines, on_close: Callable[["EmbeddedReader"], None]) -> None:
+        self._file, self._lines, self._on_close = file, lines, on_close
         self._places: dict[TopicPartition, _Place] = {}
         self._seen: int | None = None
         self._turn = 0
@@ -114,6 +114,7 @@ class EmbeddedReader(LogReader):
     def close(self) -> None:
         self._places.clear()
         self._file.close()
+        self._on_close(self)
 
     def _set_paused(self, partitions: Sequence[TopicPartition], paused: bool) -> None:
         for source in partitions:

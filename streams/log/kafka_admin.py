@@ -57,7 +57,7 @@ class KafkaAdmin:
     def __init__(self, connection: Connection) -> None:
         self._connection, self._notices = connection, Notices()
         self._patience = connection.timeouts.reach_seconds
-        self._client = connection.build(AdminClient, self._notices, {})  # begins to connect in the background
+        self._made: AdminClient | None = connection.build(AdminClient, self._notices, {})  # connects in the background
         self._reached = False
         self._partitions: dict[str, int] = {}
 
@@ -75,7 +75,13 @@ class KafkaAdmin:
 
     def close(self) -> None:
         """The client's threads end."""
-        del self._client
+        self._made = None
+
+    @property
+    def _client(self) -> AdminClient:
+        if self._made is None:
+            raise LogError("the log was closed", where=f"Kafka at {self._connection.brokers}")
+        return self._made
 
     # ---- topics
 

@@ -27,9 +27,9 @@ class KafkaGroup(Group):
     Guarantees: a task is given up only after `on_revoke` has returned or raised. A worker that died keeps its tasks for
     the session's time; the same slot, started again meanwhile, gets the same tasks at once.
 
-    Raises SlotTaken: another process lives under this slot; both join anew once, and one of the two gives up. TopicMissing: the topic of tasks was deleted. LogError:
-    the broker refuses us (ACL, session timeout out of its range, another protocol in this group). A broker that does
-    not answer is no error: librdkafka goes on trying, and tasks that are lost meanwhile are reported so.
+    Raises SlotTaken: another process lives under this slot (both join anew once, then one of the two gives up).
+    LogError: the broker refuses us (ACL, session timeout out of its range, another protocol in this group). A broker
+    that does not answer is no error: librdkafka goes on trying, and tasks that are lost meanwhile are reported so.
     """
 
     def __init__(self, connection: Connection, admin: KafkaAdmin, app: str, slot: str, tasks: int) -> None:
@@ -129,8 +129,9 @@ class KafkaGroup(Group):
         raise translate(error, f"{self._slot!r} is a member of {self._app!r}", self._connection, self._notices)
 
     def _fenced(self) -> None:
-        """Another member has our slot's name. After a broker stood still that can be ourselves, in a request to join that
-        it answered late (3 of 16 times, measured): join anew, and only a second time soon after is a second process."""
+        """Another member has our slot's name. After a broker stood still that can be ourselves, in a request to join
+        that it answered late (3 of 16 times, measured). So: join anew; a second time soon after it is another process.
+        """
         now = time.monotonic()
         self._taken = now - self._fenced_at < FIGHT
         self._fenced_at = now

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import Any, cast
 
@@ -33,7 +34,9 @@ class _Broker(msgspec.Struct):
 
 
 class _Partition(msgspec.Struct):
-    leader: int = -1
+    """`broker`: the one that it is fetched from; -1 for none. (`leader` stays what it was when a topic is deleted.)"""
+
+    broker: int = -1
 
 
 class _Topic(msgspec.Struct):
@@ -41,6 +44,9 @@ class _Topic(msgspec.Struct):
 
 
 class _Statistics(msgspec.Struct):
+    """`age`: microseconds since the client was made. They are looked at when the reader is polled, maybe much later."""
+
+    age: int = 0
     brokers: dict[str, _Broker] = {}
     topics: dict[str, _Topic] = {}
 
@@ -73,19 +79,19 @@ class KafkaRecords:
         return [message.timestamp()[1] for message in self._messages]
 
     def offsets(self) -> list[int]:
-        return [cast(int, message.offset()) for message in self._messages]
+        return cast("list[int]", [message.offset() for message in self._messages])
 
     def headers(self) -> list[Headers | None]:
-        return [cast("Headers | None", message.headers()) for message in self._messages]
+        return cast("list[Headers | None]", [message.headers() for message in self._messages])
 
 
 class KafkaReader(LogReader):
     """A consumer of the partitions that it is told, read_committed; it is in no group and commits nothing.
 
     How it knows that it has caught up: librdkafka says once that the end is reached, at which offset. That stays true
-    as long as nothing newer is read *and* the partition's leader has been heard of within 3 s (by that event, or by
-    the statistics that librdkafka makes each second) and since no broker at all could be reached. So a lost connection
-    shows at once, a silent one within 3 to 4 s, and after either the leader must be heard of again.
+    as long as nothing newer is read *and* the partition's broker has been heard of within 3 s (by that event, or by the
+    statistics that librdkafka makes each second) and since no broker at all could be reached. So a lost connection
+    shows at once, a silent one within 3 to 4 s, and after either the broker must be heard of again.
 
     Raises TopicMissing, TopicMismatch (no such partition), and LogError where a position lies outside of what the log
     still has: records are never left out silently. Such an error is raised by each poll until that partition is
@@ -98,11 +104,12 @@ class KafkaReader(LogReader):
         self._next: dict[TopicPartition, int] = {}
         self._alone: dict[int, TopicPartition] = {}  # by number: the only assigned partition that has it
         self._paused: set[TopicPartition] = set()
-        self._end: dict[TopicPartition, tuple[int, float]] = {}  # offset of the end, when it was reached
+        self._end: dict[TopicPartition, tuple[int, float]] = {}  # offset of the end, since when at most it is known
         self._heard: dict[int, float] = {}  # when a broker was last heard of
-        self._leaders: dict[TopicPartition, int] = {}
+        self._fetched_from: dict[TopicPartition, int] = {}
         self._orphans: set[TopicPartition] = set()
         self._failed: dict[TopicPartition, LogError] = {}
+        self._made_at = self._emptied_at = time.monotonic()  # the latter: when the queue of events was last empty
         self._consumer = connection.build(Consumer, self._notices, {**connection.reader(), "stats_cb": self._look})
 
     # ---- what to read
@@ -125,7 +132,7 @@ class KafkaReader(LogReader):
         for source in gone:
             del self._next[source]
             self._end.pop(source, None)
-            self._leaders.pop(source, None)
+            self._fetched_from.pop(source, None)
             self._failed.pop(source, None)
         self._number()
 
@@ -174,7 +181,7 @@ class KafkaReader(LogReader):
         end = self._end.get(partition)
         if end is None or end[0] < self._next[partition] or partition in self._paused:
             return False
-        heard = max(end[1], self._heard.get(self._leaders.get(partition, -1), 0.0))
+        heard = max(end[1], self._heard.get(self._fetched_from.get(partition, -1), 0.0))
         return heard > self._notices.down_at and time.monotonic() - heard < FRESH
 
     def lag(self, partition: TopicPartition) -> int:
@@ -186,8 +193,9 @@ class KafkaReader(LogReader):
     def close(self) -> None:
         self._next.clear()
         self._end.clear()
-        self._number()
-        self._consumer.close()
+        self._alone.clear()
+        with suppress(RuntimeError):  # closed before
+            self._consumer.close()
 
     # ---- inside
 
@@ -204,10 +212,13 @@ class KafkaReader(LogReader):
             messages = self._consumer.consume(wanted, 0.0)  # with a timeout it would wait for all that are wanted
             if not messages and left == most:
                 first = self._consumer.poll(timeout)
-                messages = [] if first is None else [first, *self._consumer.consume(wanted - 1, 0.0)]
+                messages = [] if first is None else [first]
+                if messages and wanted > 1:
+                    messages += self._consumer.consume(wanted - 1, 0.0)
             self._sort(messages, found)
             left -= len(messages)
             if len(messages) < wanted:
+                self._emptied_at = time.monotonic()
                 break
 
     def _sort(self, messages: list[Message], found: dict[TopicPartition, list[Message]]) -> None:
@@ -239,7 +250,7 @@ class KafkaReader(LogReader):
         code, source = error.code(), TopicPartition(event.topic() or "", cast(int, event.partition()))
         if code == KafkaError._PARTITION_EOF:
             if source in self._next:
-                self._end[source] = (cast(int, event.offset()), time.monotonic())
+                self._end[source] = (cast(int, event.offset()), self._emptied_at)
         elif code in OFF_RANGE:
             if source in self._next:
                 self._failed[source] = self._outside(source, cast(int, event.offset()))
@@ -276,21 +287,22 @@ class KafkaReader(LogReader):
         )
 
     def _look(self, text: str) -> None:
-        """Each second: who leads which partition, and when each broker was last heard of."""
-        statistics, now = _STATISTICS.decode(text), time.monotonic()
-        for broker in statistics.brokers.values():
-            if broker.source == "learned" and broker.state == "UP" and broker.rxidle >= 0:
-                self._heard[broker.nodeid] = now - broker.rxidle / 1e6
-        connected = any(now - heard < FRESH for heard in self._heard.values())
+        """Each second: which broker serves which partition, and when each was last heard of."""
+        statistics = _STATISTICS.decode(text)
+        at = self._made_at + statistics.age / 1e6
+        for known in statistics.brokers.values():
+            if known.source == "learned" and known.state == "UP" and known.rxidle >= 0:
+                self._heard[known.nodeid] = at - known.rxidle / 1e6
+        connected = any(at - heard < FRESH for heard in self._heard.values())
         for source in self._next:
             topic = statistics.topics.get(source.topic, _Topic())
-            leader = topic.partitions.get(str(source.partition), _Partition()).leader
-            self._leaders[source] = leader
-            if leader < 0 and connected:
+            broker = topic.partitions.get(str(source.partition), _Partition()).broker
+            self._fetched_from[source] = broker
+            if broker < 0 and connected:
                 self._orphans.add(source)
 
     def _check_orphans(self) -> None:
-        """Partitions without a leader: librdkafka waits for one for ever, and says nothing if the topic was deleted."""
+        """Partitions that no broker serves: librdkafka waits for one for ever, and does not say if a topic is gone."""
         while self._orphans:
             source = self._orphans.pop()
             if source in self._next:

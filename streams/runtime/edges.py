@@ -14,8 +14,10 @@ from streams.core.stream import Node
 from streams.core.time import NEVER
 
 Append = Callable[[Produced], None]
+Dead = Callable[[Letter, str, str], None]
 
 _BLOCK_ROWS = 100_000  # rows that a shuffle holds back at the most before it writes a block
+_BLOCK_BYTES = 4_000_000  # of a block, uncompressed; a single row may be larger
 
 
 def letter_of(batch: Batch, row: int) -> Letter:
@@ -29,19 +31,31 @@ def letter_of(batch: Batch, row: int) -> Letter:
 
 
 class SinkEdge:
-    """Writes rows to a topic as JSON. Without a key, a task writes to one partition: its own number's."""
+    """Writes rows to a topic as JSON. Without a key, a task writes to one partition: its own number's.
 
-    def __init__(self, node: Node, partition: int, count: int) -> None:
+    A row whose record would have more than `most_bytes` becomes a dead letter: the log would refuse it, and the commit
+    with it, again and again.
+    """
+
+    def __init__(self, node: Node, partition: int, count: int, most_bytes: int) -> None:
         assert node.sink is not None
+        self._id, self._most = node.id, most_bytes
         self.topic, self.key = node.sink.topic, node.sink.key
         self._columns = list(node.type.fields)
         self._raw = node.type.schema is None and self._columns == ["value"]
         self._partition = partition % count
         self.records = 0
 
-    def write(self, batch: Batch, append: Append, now: int) -> None:
+    def write(self, batch: Batch, append: Append, dead: Dead, now: int) -> None:
         frame = batch.frame
         values = frame["value"].to_list() if self._raw else encode(frame.select(self._columns))
+        if max(map(len, values), default=0) > self._most:
+            large = [i for i, value in enumerate(values) if len(value) > self._most]
+            for i in large:
+                cause = f"the record for topic {self.topic!r} has {len(values[i]):,} bytes, more than {self._most:,}"
+                dead(letter_of(batch, i), cause, self._id)
+            frame = frame.filter(~pl.int_range(pl.len()).is_in(large))
+            values = [value for value in values if len(value) <= self._most]
         keys: Sequence[bytes | None] = key_bytes(frame, self.key).to_list() if self.key else [None] * frame.height
         times: Sequence[int] | int = frame[TIME].to_list() if TIME in frame.columns else now
         append(Produced(self.topic, None if self.key else self._partition, keys, values, times))
@@ -88,8 +102,14 @@ class ShuffleEdge:
             part = parts.get(partition)
             if part is None and not news:
                 continue
-            value = encode_block(ShuffleBlock(self.channel, watermark, idle, part))
-            append(Produced(self.topic, partition, [None], [value], stamp))
+            pieces = _pieces(part)
+            # What the block tells of the channel is told with the last piece: not before all rows are there.
+            told = [(self._told, self._told_idle)] * (len(pieces) - 1) + [(watermark, idle)]
+            values = [
+                encode_block(ShuffleBlock(self.channel, mark, quiet, piece))
+                for piece, (mark, quiet) in zip(pieces, told, strict=True)
+            ]
+            append(Produced(self.topic, partition, [None] * len(values), values, stamp))
             wrote = True
         if frame is not None:
             self.records += frame.height
@@ -115,3 +135,12 @@ class ShuffleEdge:
         return {
             int(p): sorted_frame.slice(s, e - s) for p, s, e in zip(found.tolist(), starts.tolist(), ends, strict=True)
         }
+
+
+def _pieces(frame: pl.DataFrame | None) -> list[pl.DataFrame | None]:
+    """The frame in pieces of about _BLOCK_BYTES."""
+    if frame is None:
+        return [None]
+    count = min(frame.height, int(frame.estimated_size()) // _BLOCK_BYTES + 1)
+    rows = -(-frame.height // count)
+    return [frame.slice(start, rows) for start in range(0, frame.height, rows)]

@@ -5,8 +5,8 @@ until the merged watermark has passed them and go on in the order (turn, channel
 however the channels interleave, and after a restart.
 
 A row's turn is its event time, or, if it comes late within its own source partition, that partition's watermark at the
-row. So late rows have a place of their own in the order, too: a channel's watermark is never above the turn of a row that
-is still to come. Only a channel that was idle can bring rows behind the frontier; they go on at once.
+row. So late rows have a place of their own in the order, too: a channel's watermark is never above the turn of a row
+that is still to come. Only a channel that was idle can bring rows behind the frontier; they go on at once.
 """
 
 from bisect import bisect_right

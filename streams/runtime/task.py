@@ -85,7 +85,7 @@ class Task:
         self.store: StateStore | None = None
         self._chain: Chain | None = None
         self._sinks = {
-            n.id: SinkEdge(n, id.partition, plan.topics[n.sink.topic].partitions)
+            n.id: SinkEdge(n, id.partition, plan.topics[n.sink.topic].partitions, tools.settings.record_bytes)
             for n in plan.sinks(self.sub)
             if n.sink is not None
         }
@@ -373,6 +373,6 @@ class Task:
 
     def _emit(self, node: Node, batch: Batch) -> None:
         if node.id in self._sinks:
-            self._sinks[node.id].write(batch, self._append, self._tools.clock.now())
+            self._sinks[node.id].write(batch, self._append, self._dead, self._tools.clock.now())
         else:
             self._shuffles[node.id].write(batch, self._append)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from streams.core.clock import Clock, SystemClock
 from streams.core.errors import Fenced, LogError, LogUnreachable, SlotTaken, StateMismatch
 from streams.core.record import Produced, TopicPartition
+from streams.core.time import text
 from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
 from streams.protocol import Lease
@@ -73,6 +74,7 @@ class Worker:
         self._paused: set[TopicPartition] = set()
         self._committed: dict[TopicPartition, Committed] = {}
         self._was_busy = False
+        self._warned: set[str] = set()
 
     @property
     def stopping(self) -> bool:
@@ -371,6 +373,20 @@ class Worker:
                 assert self._reader is not None
                 m.lag.labels(tp.topic, tp.partition).set(self._reader.lag(tp))
         self.status.watermark = min(marks) if marks else None
+        if marks:
+            self._look_at_retention(min(marks))
+
+    def _look_at_retention(self, watermark: int) -> None:
+        """Say once if a topic is cleaned by a retention that is shorter than the events are old: brokers go by the
+        records' timestamps, so what is read or written may be deleted within minutes."""
+        age = self._clock.now() - watermark
+        for topic in self.plan.topics.values():
+            if 0 <= topic.retention_ms < age and topic.name not in self._warned:
+                self._warned.add(topic.name)
+                self.tools.note(
+                    f"topic {topic.name!r} keeps records for {text(topic.retention_ms)}, but event time is {text(age)} "
+                    "back: its records may be deleted at once; set its retention.ms to -1"
+                )
 
     def _trim_shuffles(self) -> None:
         """Delete the shuffle blocks that have been consumed and committed."""

@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import accumulate
+from itertools import accumulate, chain
 from zlib import crc32
 
 import msgspec
@@ -90,6 +90,12 @@ def _cut(changes: Sequence[Change], room: int) -> Iterator[list[Change]]:
     piece: list[Change] = []
     left = room
     for change in changes:
+        count, head = len(change.keys), len(change.store.encode()) + 16
+        total = sum(map(len, change.keys)) + sum(map(len, filter(None, change.values))) + count * _ENTRY + head
+        if count and total <= min(left, MOST_ENTRY_BYTES):
+            piece.append(change)
+            left -= total
+            continue
         sizes = [len(k) + len(v or b"") + _ENTRY for k, v in zip(change.keys, change.values, strict=True)]
         if max(sizes, default=0) > MOST_ENTRY_BYTES:
             index = sizes.index(max(sizes))
@@ -98,8 +104,8 @@ def _cut(changes: Sequence[Change], room: int) -> Iterator[list[Change]]:
                 where=f"store {change.store!r}, key {change.keys[index][:80]!r}",
                 fix="keep large values as several smaller entries, or elsewhere and only their name in the state",
             )
-        ends, start, head = list(accumulate(sizes)), 0, len(change.store.encode()) + 16
-        while start < len(sizes):
+        ends, start = list(accumulate(sizes)), 0
+        while start < count:
             before = ends[start - 1] if start else 0
             stop = bisect_right(ends, before + left - head)
             if stop <= start:
@@ -119,8 +125,8 @@ def _block(changes: list[Change], sequence: int, part: int, last: bool, position
     meta = _Meta(sequence, part, last, position, [(each.store, len(each.keys)) for each in changes])
     head, body = msgspec.msgpack.encode(meta), b""
     if changes:
-        keys = [key for each in changes for key in each.keys]
-        values = [value for each in changes for value in each.values]
+        keys = list(chain.from_iterable(each.keys for each in changes))
+        values = list(chain.from_iterable(each.values for each in changes))
         out = BytesIO()
         frame = pl.DataFrame({"key": keys, "value": values}, schema=_SCHEMA)
         frame.write_ipc_stream(out, compression="lz4", compat_level=pl.CompatLevel.oldest())

@@ -6,7 +6,8 @@ process. Traps of rocksdict that shape this module, all measured; tests/state/te
 - Raw mode everywhere: the default mode unpickles what it reads.
 - The write-ahead log stays on, or a killed process tears the maps apart. Flushes are atomic, so that what has left the
   log is one cut through all maps too: a lost end of the log or of the manifest takes data and mark alike.
-- Iterators are asked for their status: the convenient ones take damage for the end.
+- Iterators are asked for their status: the convenient ones take damage for the end. They hold a bare pointer to their
+  upper bound: it is kept alive with them, or a scan ends anywhere.
 - The LOCK is held while a column family's handle, an iterator or a checkpoint object lives. So handles are not kept,
   not even in a frame that a traceback could keep, and the store knows its open scans.
 - `write` holds the GIL: a write that would stall is refused (no_slowdown) and tried again, so that the process goes on.
@@ -264,7 +265,8 @@ class _Cursor:
     """A place in a column family. The only holder of a RocksDB iterator, so that closing the store can drop it."""
 
     def __init__(self, directory: Path, iterator: Any, options: ReadOptions, start: bytes) -> None:
-        self._directory, self._iterator, self._options = directory, iterator, options
+        self._directory, self._iterator = directory, iterator
+        self._options = options  # the iterator has a bare pointer to the bound in them
         self._iterator.seek(start)
 
     def read(self, most: int) -> list[tuple[bytes, bytes | None]]:
@@ -434,7 +436,6 @@ class RocksStore(StateStore):
         options = ReadOptions()
         if stop is not None:
             options.set_iterate_upper_bound(stop)
-        # The iterator keeps a pointer into the options and not the options: it would read a freed upper bound.
         cursor = _Cursor(self._directory, self._family(_MAP + name).iter(options), options, start)
         self._cursors.add(cursor)
         return cursor
@@ -635,7 +636,8 @@ def _named(error: Exception, directory: Path, doing: str) -> StateError:
         fix = "make room; nothing is lost, the store goes on from its last commit"
         return DiskFull(f"no space left ({doing}): {text}", where=where, fix=fix)
     if "Write stall" in text:
-        return StateError(f"no write for {_STALL_SECONDS:.0f} s: flushes and compactions wait for the disk", where=where)
+        what = f"no write was possible for {_STALL_SECONDS:.0f} s: flushes and compactions wait for the disk"
+        return StateError(what, where=where, fix="give the state directory a faster disk")
     if re.search("Permission denied|Read-only file system|not permitted", text):
         return StateError(f"no permission ({doing}): {text}", where=where, fix="let this user own the directory")
     if re.search("Corruption|No such file|checksum", text):

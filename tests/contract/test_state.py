@@ -104,6 +104,18 @@ def test_scan_bounds(opened):
             assert [k for k, _ in a.scan(start, stop)] == expected
 
 
+def test_a_scan_keeps_its_bounds(opened):
+    """Where a bound is only pointed to, other bytes soon take its place."""
+    store = opened()
+    a = store.map(A)
+    a.put_many([b"%064d" % i for i in range(2000)], [b"v"] * 2000)
+    store.commit(Mark(1, "t", 1))
+    scans = [a.scan(b"%064d" % i, b"%064d" % (i + 100)) for i in range(50)]
+    others = [bytes([i % 256]) * 64 for i in range(5000)]
+    assert [len(list(scan)) for scan in scans] == [100] * 50
+    assert others
+
+
 def test_a_scan_sees_the_state_at_its_start(opened):
     store = opened()
     a = store.map(A)

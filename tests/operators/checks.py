@@ -1,7 +1,7 @@
 """What every operator must pass, and a small task that drives one operator without an engine.
 
-    run(operator, stream(Payment, key="card"), payments)        rows in, rows out
-    check(operator, stream(...), payments)                      the shared checks of STYLE.md, convention 2
+run(operator, stream(Payment, key="card"), payments)        rows in, rows out
+check(operator, stream(...), payments)                      the shared checks of STYLE.md, convention 2
 """
 
 import copy
@@ -26,7 +26,9 @@ Release = tuple[list[tuple[int, pl.DataFrame]], int]
 def stream(schema: type[Schema], key: str | Sequence[str] = (), time: bool | None = None) -> StreamType:
     """The type of a source's stream."""
     fields, at = describe(schema)
-    return StreamType(fields, (key,) if isinstance(key, str) else tuple(key), at is not None if time is None else time, schema)
+    return StreamType(
+        fields, (key,) if isinstance(key, str) else tuple(key), at is not None if time is None else time, schema
+    )
 
 
 def frame_of(type_: StreamType, rows: Sequence[Any], disorder: int = 0, first: int = 0) -> pl.DataFrame:
@@ -205,7 +207,9 @@ def merge(frames: Sequence[pl.DataFrame], sizes: Sequence[int]) -> list[Release]
             piece = frame.slice(places[i], size)
             places[i] += piece.height
             waiting[i] = pl.concat([waiting[i], piece])
-            marks[i] = int(piece[WATERMARK][-1]) if piece.height else (FOREVER if places[i] >= frame.height else marks[i])
+            marks[i] = (
+                int(piece[WATERMARK][-1]) if piece.height else (FOREVER if places[i] >= frame.height else marks[i])
+            )
         releases.append(_released(waiting, min(marks)))
     releases.append(_released(waiting, FOREVER))
     return releases
@@ -214,8 +218,9 @@ def merge(frames: Sequence[pl.DataFrame], sizes: Sequence[int]) -> list[Release]
 def _released(waiting: list[pl.DataFrame], frontier: int) -> Release:
     going = []
     for i, frame in enumerate(waiting):
-        now = frame.filter(pl.col(TIME) < frontier).sort(TIME, maintain_order=True)
-        waiting[i] = frame.filter(pl.col(TIME) >= frontier)
+        turn = pl.max_horizontal(TIME, WATERMARK)
+        now = frame.filter(turn < frontier).sort(turn, maintain_order=True)
+        waiting[i] = frame.filter(turn >= frontier)
         if now.height:
             going.append((i, now))
     return going, frontier - 1
@@ -289,7 +294,9 @@ def check(
     want = summary(expected)
     for size in (1, 7, 1000):
         for every in (0, 1, 3):
-            same(want, summary(drive(task(), releases(size), every=every, end=end)), f"batches of {size}, commit {every}")
+            same(
+                want, summary(drive(task(), releases(size), every=every, end=end)), f"batches of {size}, commit {every}"
+            )
     same(want, summary(drive(task(), releases(7), every=2, reopen=True, end=end)), "reopened after each commit")
     same(want, summary(drive(task(2), releases(7), every=2, end=end)), "a cache of two rows")
     same(want, summary(_crashing(task(), releases(7), end)), "crashes in mid-stream")

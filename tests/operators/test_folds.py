@@ -33,7 +33,9 @@ def test_running(fold, kind, data):
     some = data.draw(st.lists(one, min_size=1, max_size=12))
     draws = np.random.default_rng(data.draw(st.integers(0, 2**32))).integers(0, len(some), sum(lengths))
     values = np.array([some[i] for i in draws], dtype=kind)
-    base = np.array([data.draw(one) if data.draw(st.booleans()) else fold.identity(np.dtype(kind)) for _ in lengths], dtype=kind)
+    base = np.array(
+        [data.draw(one) if data.draw(st.booleans()) else fold.identity(np.dtype(kind)) for _ in lengths], dtype=kind
+    )
     keys = np.repeat(np.arange(len(lengths)) * 3, lengths)
     with np.errstate(over="ignore", invalid="ignore"):
         got = fold.running(values, base, Segments.of(keys))

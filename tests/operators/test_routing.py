@@ -45,7 +45,7 @@ def test_key_by():
 
 def test_key_by_in_a_program():
     graph = Graph()
-    times = dict(disorder=0, start="earliest", idle=0, validate="used", ahead="1d", behind="1d")
+    times = {"disorder": 0, "start": "earliest", "idle": 0, "validate": "used", "ahead": "1d", "behind": "1d"}
     payments = source(graph, *_with_key(make_source("tx", Payment, key=["card"], **times)))
     assert (payments | KeyBy("card")).edge == payments.edge
     moved = payments | KeyBy("amount")

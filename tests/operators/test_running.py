@@ -2,6 +2,7 @@
 
 import random
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,7 +94,10 @@ def test_any_rows_any_cuts(rows, data):
 
 def test_extreme_integers():
     least, most = -(2**63), 2**63 - 1
-    rows = [{"card": c, "at": i, "amount": a, "ratio": 0.5} for i, (c, a) in enumerate([("a", least), ("b", most), ("a", most)])]
+    rows = [
+        {"card": c, "at": i, "amount": a, "ratio": 0.5}
+        for i, (c, a) in enumerate([("a", least), ("b", most), ("a", most)])
+    ]
     made = check(Running([agg.min("amount"), agg.max("amount"), agg.sum("amount")]), PAYMENTS, rows)
     assert [(r["min_amount"], r["max_amount"], r["sum_amount"]) for r in made.rows] == [
         (least, least, least), (most, most, most), (least, most, -1),
@@ -157,8 +161,6 @@ def test_order_where_channels_meet_is_the_release_s():
     for sizes in ((3, 5), (1, 1), (100, 7)):
         task = Task(Running(ALL), PAYMENTS, channels=2)
         for frames_, watermark in merge(frames, sizes):
-            import polars as pl
-
             going = [f for _, f in frames_]
             joined = pl.concat(going).sort("$time", maintain_order=True) if going else None
             task.give([(0, joined)] if joined is not None else [], watermark)

@@ -14,7 +14,7 @@ class Payment(Schema):
     at: EventTime
     amount: int
     note: str | None = None
-    tags: list[int] = []
+    tags: list[int] = []  # noqa: RUF012 - msgspec copies it
 
 
 PAYMENTS = stream(Payment, key="card")
@@ -43,7 +43,9 @@ def test_shared_checks(operator):
 def test_values_and_hidden_columns():
     made = run(Select("amount", half=col("amount") / 2), PAYMENTS, [Payment("a", 5, 3)], disorder=2)
     assert made.full == [{"amount": 3, "half": 1.5, "$time": 5, "$watermark": 3}]
-    assert run(Filter(col("note") == "x"), PAYMENTS, [Payment("a", 5, 3), Payment("a", 5, 3, "x")]).column("note") == ["x"]
+    assert run(Filter(col("note") == "x"), PAYMENTS, [Payment("a", 5, 3), Payment("a", 5, 3, "x")]).column("note") == [
+        "x"
+    ]
 
 
 def test_expressions_may_name_metadata_and_event_time():
