@@ -47,7 +47,7 @@ def measure(log: Log) -> Quality:
     """Read all alerts and the truth, and join them."""
     truth = _rows(log, TRUTH, {"transaction_id": pl.Int64, "at": pl.Int64, "scenario": pl.Int8})
     alerts = _rows(log, ALERTS, {"transaction_id": pl.Int64, "at": pl.Int64, "reason": pl.String})
-    start = (int(truth["at"].min() or 0) // _DAY_MS + FIRST_DAY) * _DAY_MS  # type: ignore[operator, arg-type]
+    start = (int(truth["at"].min() or 0) // _DAY_MS + FIRST_DAY) * _DAY_MS  # type: ignore[arg-type]
     truth, alerts = truth.filter(pl.col("at") >= start), alerts.filter(pl.col("at") >= start)
     joined = alerts.join(truth.select("transaction_id", "scenario"), on="transaction_id", how="left")
     fraud = (pl.col("scenario") > 0).mean()

@@ -63,7 +63,8 @@ class Keyed(Operator, Generic[In, Out]):
     How it works: values and timers live decoded in memory for the keys in use, are read from their stores with one call
     a batch, and handed over, sorted, once a commit. Timers beyond the nearest stay in the store.
 
-    Costs 1.5 to 3 microseconds a row beside your own code. Raises, while the program is built: NoKey; NoEventTime for
+    Costs 1 to 2 microseconds a row of a key in memory, 4 a timer that is set and fires, beside your own code; a key
+    that must be read costs some 10 more. Raises, while the program is built: NoKey; NoEventTime for
     timers, values with a `ttl` or several inputs on a stream without event time; WrongType.
 
     >>> from streams.core.schema import EventTime

@@ -23,8 +23,8 @@ class Filter(Operator):
     [('a', 5)]
     """
 
-    def __init__(self, expr: pl.Expr) -> None:
-        self.expr = expr
+    def __init__(self, expr: pl.Expr | str | bool) -> None:
+        self.expr = pl.lit(expr) if isinstance(expr, bool) else pl.col(expr) if isinstance(expr, str) else expr
 
     def bind(self, *inputs: StreamType) -> StreamType:
         check_boolean(inputs[0], self.expr, self.id or "Filter")

@@ -37,6 +37,7 @@ class TimerQueue:
         self._dirty: dict[bytes, bytes | None] = {}
         self._unstored: set[bytes] = set()
         self._horizon = b""
+        self._stale = False  # a timer was removed: `first` may be too early
         self._load()
         self.first = self._first()
 
@@ -51,7 +52,7 @@ class TimerQueue:
                 if known is None:
                     self._unstored.add(name)
             heappush(self._heap, name)
-        self._kinds[name] = self._dirty[name] = bytes(sorted({*(known or b""), *kind}))
+        self._kinds[name] = self._dirty[name] = bytes(sorted({*known, *kind})) if known else kind
         if at < self.first:
             self.first = at
 
@@ -68,18 +69,22 @@ class TimerQueue:
                 heappush(self._heap, name)
             self._kinds[name] = self._dirty[name] = rest
         else:
-            self._forget(name)
+            self._kinds.pop(name, None)
+            self._dirty[name] = None
+            self._stale = True
 
     def pop(self, before: int) -> tuple[int, bytes, bytes] | None:
         """Take out the first one if it lies before an instant: (instant, key, kinds)."""
-        self.first = self._first()
-        if self.first >= before:
+        if self._stale:
+            self.first, self._stale = self._first(), False
+        at = self.first
+        if at >= before:
             return None
         name = heappop(self._heap)
-        kinds = self._kinds[name]
-        self._forget(name)
+        kinds = self._kinds.pop(name)
+        self._dirty[name] = None
         self.first = self._first()
-        return instant_of(name), name[8:], kinds
+        return at, name[8:], kinds
 
     def drain(self) -> None:
         """Hand over what has changed, sorted, at once; keep the near end in memory."""
@@ -99,8 +104,8 @@ class TimerQueue:
 
     def _first(self) -> int:
         """The instant of the first timer; FOREVER if there is none."""
+        heap, kinds = self._heap, self._kinds
         while True:
-            heap, kinds = self._heap, self._kinds
             while heap and heap[0] not in kinds:
                 heappop(heap)
             if self._horizon >= _END or (heap and heap[0] <= self._horizon):
@@ -122,10 +127,6 @@ class TimerQueue:
     def _stored(self, name: bytes) -> bytes | None:
         value = self._store.get(name)
         return None if value is None else _read(value)
-
-    def _forget(self, name: bytes) -> None:
-        self._kinds.pop(name, None)
-        self._dirty[name] = None
 
 
 def _write(kinds: bytes) -> bytes:

@@ -1,6 +1,5 @@
 """Value: a typed value by key, declared in a keyed class."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
@@ -15,6 +14,7 @@ from streams.core.time import NEVER, duration
 T = TypeVar("T")
 
 _SCALARS = (int, float, str, bool, bytes)
+_NOTHING = b"\x80"  # MessagePack of an empty map: a key without values
 
 
 class Value(Generic[T]):
@@ -186,7 +186,7 @@ class KeyedValues:
     def change(self) -> None:
         """The current key's values are about to change."""
         if self._before is None:
-            self._before = copy.copy(self.current)
+            self._before = self.current.__copy__()
 
     def keep(self) -> None:
         if self._before is not None:
@@ -218,6 +218,7 @@ class KeyedValues:
         if self.current.wake == now:
             self.change()
             self.current.wake = wake = min(upcoming, default=None)
+        self.forget_if_empty()
         self.keep()
         return wake
 
@@ -226,15 +227,17 @@ class KeyedValues:
 
     def drain(self) -> None:
         """Hand over what has changed, sorted, at once."""
-        changed = sorted((k, e) for k, e in self._entries.items() if e.dirty)
+        entries, encode = self._entries, self._encode
         keys: list[bytes] = []
         values: list[bytes | None] = []
-        for key, entry in changed:
+        for key in sorted([k for k, e in entries.items() if e.dirty]):
+            entry = entries[key]
             entry.dirty = False
-            gone = self._is_empty(entry.state)
+            raw = encode(entry.state)
+            gone = raw == _NOTHING
             if not gone or entry.stored:
                 keys.append(key)
-                values.append(None if gone else self._encode(entry.state))
+                values.append(None if gone else raw)
             entry.stored = not gone
         if keys:
             self._store.put_many(keys, values)

@@ -39,7 +39,7 @@ class App:
     >>> with app.test() as t:
     ...     t.send("tx", [Payment("c1", 0, 50), Payment("c1", 1, 500)])
     ...     t.read("large")
-    [{'card_id': 'c1', 'at': 1, 'amount': 500}]
+    [Payment(card_id='c1', at=1, amount=500)]
     """
 
     def __init__(self, name: str, *, dead_letters: str | None = None) -> None:

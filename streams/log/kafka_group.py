@@ -12,7 +12,7 @@ from streams.core.errors import LogError, SlotTaken
 from streams.log.base import Group
 from streams.log.kafka_admin import KafkaAdmin, tasks_topic
 from streams.log.kafka_errors import CONNECTION, translate
-from streams.log.kafka_settings import RAISED, Connection, Notices, kafka_error
+from streams.log.kafka_settings import RAISED, UNSAID, Connection, Notices, kafka_error
 
 COUNTED = 5.0  # seconds for which a count of the members is believed
 FIGHT = 15.0  # seconds: two living processes in one slot put each other out within the interval of heartbeats
@@ -50,7 +50,7 @@ class KafkaGroup(Group):
             error: KafkaError | None = kafka_error(raised)
         else:
             error = message.error() if message is not None else None
-        if error is not None:
+        if error is not None and error is not UNSAID:  # that is said by the next poll
             self._judge(error)
         return self._tasks
 

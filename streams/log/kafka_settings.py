@@ -42,17 +42,18 @@ OURS = frozenset(
 SECRET = re.compile("password|passphrase|secret|key|token|username|principal|oauthbearer|jaas|pem", re.IGNORECASE)
 # A fatal error is raised wherever callbacks are served; if one of them runs then, it ends in a SystemError instead.
 RAISED = (KafkaException, SystemError)
+UNSAID = KafkaError(KafkaError._FATAL, "a fatal error, and no word which")
 INFO = 6  # syslog's number: a lost connection is said at this level, and only there
 
 
 def kafka_error(raised: BaseException) -> KafkaError:
-    """What librdkafka said, from one of RAISED; anything else is raised again."""
+    """What librdkafka said, from one of RAISED; UNSAID where confluent_kafka has lost it."""
     error: BaseException | None = raised
     while error is not None:
         if isinstance(error, KafkaException):
             return cast(KafkaError, error.args[0])
         error = error.__cause__ or error.__context__
-    raise raised
+    return UNSAID
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from confluent_kafka import TopicPartition as Place
 
 from streams.core.errors import Fenced, LogError, LogUnreachable
 from streams.log.kafka_errors import CONNECTION, translate, unreachable
-from streams.log.kafka_settings import RAISED, Connection, Notices, kafka_error
+from streams.log.kafka_settings import RAISED, UNSAID, Connection, Notices, kafka_error
 
 STEP = 0.05  # seconds between looks while a producer is opened
 SLOW = 5.0  # seconds: a commit that took longer is suspect
@@ -203,9 +203,9 @@ class Transactions:
             raise self.broken(error, f"appends to {topic!r}")
 
     def _cause(self, error: KafkaError) -> KafkaError:
-        """Why the transaction failed, where a record was merely dropped for it: librdkafka says it to whoever tries to
-        begin another one."""
-        if self.open and self._producer is not None and error.code() in AFTERMATH:
+        """Why, where a record was merely dropped for it or the reason was lost: librdkafka says it to whoever tries to
+        begin another transaction."""
+        if self._producer is not None and (error is UNSAID or (self.open and error.code() in AFTERMATH)):
             try:
                 self._producer.begin_transaction()
             except RAISED as raised:

@@ -85,22 +85,21 @@ def expected(log: list[tuple[int, int, bytes]]) -> tuple[list[tuple], list[int]]
     rows = [(p, o, *json.loads(v).values()) for p, o, v in log]
     with duckdb.connect() as db:
         db.execute(
-            "CREATE TABLE log (p INT, o BIGINT, id BIGINT, at BIGINT, card TEXT, device TEXT, amount BIGINT, w DOUBLE)"
-        )
-        db.executemany("INSERT INTO log VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        db.execute(
             f"""
             CREATE TABLE judged AS
-            SELECT *, max(at) OVER (PARTITION BY p ORDER BY o ROWS UNBOUNDED PRECEDING) - {DISORDER} AS mark,
-                   floor((at - {OFFSET})::DOUBLE / {SIZE})::BIGINT * {SIZE} + {OFFSET} AS start
-            FROM log
-            """
+            SELECT *, max(ts) OVER (PARTITION BY p ORDER BY o ROWS UNBOUNDED PRECEDING) - {DISORDER} AS mark,
+                   floor((ts - {OFFSET})::DOUBLE / {SIZE})::BIGINT * {SIZE} + {OFFSET} AS start
+            FROM (SELECT unnest($1::INT[]) AS p, unnest($2::BIGINT[]) AS o, unnest($3::BIGINT[]) AS id,
+                         unnest($4::BIGINT[]) AS ts, unnest($5::TEXT[]) AS card, unnest($6::TEXT[]) AS device,
+                         unnest($7::BIGINT[]) AS amount, unnest($8::DOUBLE[]) AS w)
+            """,
+            [list(column) for column in zip(*rows, strict=True)],
         )
         late = db.execute(f"SELECT id FROM judged WHERE mark >= start + {SIZE} + {LATENESS} ORDER BY id").fetchall()
         windows = db.execute(
             f"""
             SELECT card, start, start + {SIZE}, count(*), count(amount), coalesce(sum(amount), 0)::BIGINT,
-                   min(amount), max(amount), (sum(amount)::DOUBLE / count(amount)), coalesce(sum(w), 0.0), max(w)
+                   min(amount), max(amount), sum(amount)::BIGINT::DOUBLE / count(amount), coalesce(sum(w), 0.0), max(w)
             FROM judged
             WHERE mark < start + {SIZE} + {LATENESS}
               AND start + {SIZE} + {LATENESS} <= (SELECT min(m) FROM (SELECT max(mark) AS m FROM judged GROUP BY p))

@@ -1,8 +1,10 @@
 """What the tests of the embedded log share."""
 
 import os
+import queue
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -25,14 +27,25 @@ class Child:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
         self.pid = self.process.pid
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._listener = threading.Thread(target=self._listen)
+        self._listener.start()
 
     def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        """The next line that it says; fails where none comes."""
+        line = self._lines.get(timeout=PATIENCE)
+        assert line, "the process ended"
+        return line
 
     def wait_for(self, text: str) -> None:
-        while (line := self.line()) != text:
-            assert line, "the process ended"
+        while self.line() != text:
+            pass
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line.strip())
+        self._lines.put("")
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -43,9 +56,12 @@ class Child:
         self.process.stdin.flush()
 
     def end(self) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-            self.process.communicate()
+        self.process.kill()
+        self.process.wait()
+        self._listener.join()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            pipe.close()
 
 
 def numbers(*values: int, partition: int = 0) -> Produced:

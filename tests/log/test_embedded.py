@@ -35,7 +35,9 @@ def test_kills_leave_no_partial_commit_and_no_gap(log, tmp_path, start):
 
     def kill(slot: str) -> None:
         while not pids[slot]:
-            name, pid = appenders.line().split()
+            line = appenders.line()
+            assert len(line.split()) == 2, line
+            name, pid = line.split()
             pids[name] = int(pid)
         time.sleep(draw.uniform(0.0, 0.1))
         born = birth(pids[slot])

@@ -78,6 +78,20 @@ def test_the_one_whose_slot_was_taken_meanwhile_is_told(tmp_path):
         assert lost == [(frozenset({0, 1}), True)]
 
 
+def test_a_restart_moves_nothing(tmp_path):
+    clock = ManualClock(1_000_000)
+    with EmbeddedLog(tmp_path, clock=clock) as log:
+        late, early = None, log.group(APP, "w2", 4)
+        for _ in range(3):  # the second to join has what the first gives up
+            early.poll(0.0, lambda tasks, lost: None)
+            late = late or log.group(APP, "w1", 4)
+            late.poll(0.0, fail)
+            clock.sleep(1.0)
+        late, early = log.group(APP, "w1", 4), log.group(APP, "w2", 4)
+        assert late.poll(0.0, fail) == {2, 3}
+        assert early.poll(0.0, fail) == {0, 1}
+
+
 def fail(tasks: frozenset[int], lost: bool) -> None:
     raise AssertionError(f"nothing was to be revoked: {sorted(tasks)}")
 
@@ -167,7 +181,9 @@ def test_an_error_while_giving_up_keeps_the_tasks(tmp_path):
             first.poll(0.0, refuse)
         assert second.poll(0.0, fail) == frozenset()
         clock.sleep(1.0)
-        assert first.poll(0.0, lambda tasks, lost: None) == {0}
+        revoked: list[frozenset[int]] = []
+        assert first.poll(0.0, lambda tasks, lost: revoked.append(tasks)) == {0}
+        assert revoked == [{1}]
         clock.sleep(1.0)
         assert second.poll(0.0, fail) == {1}
 

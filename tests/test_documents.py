@@ -1,0 +1,55 @@
+"""What the documents show runs, and their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+def python_blocks(path: Path) -> list[str]:
+    text = path.read_text()
+    blocks = re.findall(r"^( *)```python\n(.*?)^ *```", text, re.MULTILINE | re.DOTALL)
+    return ["\n".join(line.removeprefix(indent) for line in block.splitlines()) for indent, block in blocks]
+
+
+def test_the_readmes_program_and_its_test_run():
+    scope = {"__name__": "program"}
+    for block in python_blocks(ROOT / "README.md"):
+        exec(compile(block, "README.md", "exec"), scope)
+    scope["test_burst"]()
+
+
+def test_the_operator_of_contributing_works_in_a_program():
+    from streams import App, EventTime, Schema
+
+    scope = {"__name__": "bucket"}
+    for block in python_blocks(ROOT / "CONTRIBUTING.md"):
+        exec(compile(block, "CONTRIBUTING.md", "exec"), scope)
+
+    class Payment(Schema):
+        card: str
+        at: EventTime
+        amount: int
+
+    app = App("shop")
+    app.source("pay", Payment, start="earliest") | scope["Bucket"]("amount", 100) | app.sink("out")
+    with app.test() as t:
+        t.send("pay", [Payment("c", 1, 250)])
+        assert t.read("out") == [{"card": "c", "at": 1, "amount": 250, "bucket": 200}]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        if "://" not in target:
+            assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_make_targets_that_documents_name_exist(path):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z-]+)`|^ +make ([a-z-]+)", path.read_text(), re.MULTILINE))
+    assert {a or b for a, b in named} <= targets
