@@ -1,7 +1,7 @@
 """Window: aggregates by key and window of event time."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
@@ -93,7 +93,7 @@ class Window(Operator):
         inputs[0].require_key(where)
         inputs[0].require_time(where)
         made = Aggregation(inputs[0], self.aggregations, where)
-        whole = Field(pl.Int64(), python=INT64)
+        whole = Field(pl.Int64(), python=Annotated[int, INT64])
         key = {k: inputs[0].fields[k] for k in inputs[0].key}
         fields = {**key, "window_start": whole, "window_end": whole, **made.fields}
         if len(fields) < len(key) + 2 + len(made.fields):
@@ -125,7 +125,10 @@ class Window(Operator):
         self._made = Aggregation(context.inputs[0], self.aggregations, context.operator_id)
         self._by = [_START, *self._keys.columns]
         self._columns = list(dict.fromkeys([*self._by, *self._made.sources]))
-        self._store = WindowStore(context.store("windows"), self._made.layout, self._made.initial)
+        signature = f"{self.windows.size}+{self.windows.offset}; {self._made.signature}"
+        self._store = WindowStore(
+            context.store("windows"), self._made.layout, self._made.initial, signature, context.operator_id
+        )
         self._watermark = self._drained = NEVER
         self._waiting: list[pl.DataFrame] = []
         self._waiting_rows = 0

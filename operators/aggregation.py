@@ -31,6 +31,7 @@ class Aggregation:
                 "aggregations are a list of aggregators", where=where, fix='[agg.count(), agg.sum("amount")]'
             )
         self.aggregators = list(aggregators)
+        self._key = [(k, type.fields[k].dtype) for k in type.key]
         self.fields: dict[str, Field] = {}
         self.reads: set[str] = set()
         self._computed: dict[str, pl.Expr] = {}
@@ -77,6 +78,15 @@ class Aggregation:
     def parts(self) -> list[str]:
         """The names of the parts: the layout's fields, and the columns of partial results."""
         return list(self._parts)
+
+    @property
+    def signature(self) -> str:
+        """What stored rows mean: key, aggregators and layout. State of another signature is refused, never misread."""
+        made = [f"{n}:{t}" for n, t in self._key]
+        for aggregator, parts in zip(self.aggregators, self._parts_of, strict=True):
+            stored = ",".join(f"{self._parts[p].name}{self.layout[p].str}" for p in parts)
+            made.append(f"{aggregator.unnamed}[{stored}]")
+        return "; ".join(made)
 
     def needs(self) -> set[str]:
         """The columns of the stream that are read."""

@@ -90,8 +90,11 @@ class Aggregator(ABC):
     @property
     def output(self) -> str:
         """The name of the output column: the alias, else made of the function's and the argument's names."""
-        if self.name is not None:
-            return self.name
+        return self.unnamed if self.name is None else self.name
+
+    @property
+    def unnamed(self) -> str:
+        """The name without an alias."""
         stem = self.stem or type(self).__name__.lower()
         names = [a if isinstance(a, str) else a.meta.output_name(raise_if_undetermined=False) for a in self.arguments]
         return "_".join([stem, *(n for n in names if n)])

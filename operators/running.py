@@ -9,7 +9,7 @@ import polars as pl
 from operators.aggregation import Aggregation
 from operators.aggregators import Aggregator
 from operators.folds import Array, Segments
-from operators.stored_keys import StoredKeys
+from operators.stored_keys import SIGNATURE, StoredKeys, check_signature
 from streams.core.batch import Batch
 from streams.core.errors import WrongType
 from streams.core.keyed_columns import KeyedColumns
@@ -72,9 +72,12 @@ class Running(Operator):
         super().open(context)
         self._keys = StoredKeys(context.inputs[0])
         self._made = Aggregation(context.inputs[0], self.aggregations, context.operator_id)
-        self._state = KeyedColumns(
-            context.store("running"), self._made.layout, self._made.initial, limit=context.cache_rows
-        )
+        self._store = context.store("running")
+        self._signature = self._made.signature.encode()
+        found = self._store.get(SIGNATURE)
+        check_signature(found, self._signature, context.operator_id)
+        self._signed = found is not None
+        self._state = KeyedColumns(self._store, self._made.layout, self._made.initial, limit=context.cache_rows)
 
     def process(self, batch: Batch, port: int = 0) -> Batch | None:
         prepared = self._made.prepared(batch, self.context)
@@ -94,6 +97,9 @@ class Running(Operator):
         return made.with_frame(kept) if kept.height else None
 
     def drain(self) -> None:
+        if not self._signed and len(self._state):
+            self._store.put(SIGNATURE, self._signature)
+            self._signed = True
         self._state.drain()
 
     def _fold(self, frame: pl.DataFrame) -> Mapping[str, Array]:

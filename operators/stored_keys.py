@@ -6,15 +6,20 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from streams.core.errors import StateMismatch
 from streams.core.keys import key_bytes
 from streams.core.schema import StreamType
 
 _NULL = b"\xff"  # no text in UTF-8, no number and no JSON begins with this byte
 _INSTANT = 1 << 63
 
+SIGNATURE = b"\xff\xffsignature"
+"""Where a store of rows by key tells what they are; no key of `StoredKeys` begins so."""
+
 
 class StoredKeys:
-    """The key of a stream as bytes: those of `key_bytes`, with a null (and bytes that may be null) made distinct.
+    """The key of a stream as bytes: those of `key_bytes`, but FF for a null, and a key of type bytes with "=" before it.
+    So none begins with two bytes FF.
 
     >>> from streams.core.schema import Field
     >>> keys = StoredKeys(StreamType({"card": Field(pl.String()), "n": Field(pl.Int64())}, key=("card", "n")))
@@ -28,7 +33,7 @@ class StoredKeys:
         self.columns = type.key
         fields = [type.fields[k] for k in type.key]
         self.dtypes = [f.dtype for f in fields]
-        self._marked = len(fields) == 1 and fields[0].nullable and fields[0].dtype == pl.Binary
+        self._marked = len(fields) == 1 and fields[0].dtype == pl.Binary
         self._json = msgspec.json.Decoder(list[Any])
         self._hex = [i for i, t in enumerate(self.dtypes) if t == pl.Binary] if len(fields) > 1 else []
 
@@ -54,11 +59,9 @@ class StoredKeys:
             return tuple(values)
         if self._marked:
             return (None if key == _NULL else key[1:],)
-        dtype = self.dtypes[0]
-        if dtype == pl.Binary:
-            return (key,)
         if key == _NULL:
             return (None,)
+        dtype = self.dtypes[0]
         if dtype == pl.String:
             return (key.decode(),)
         return (key == b"true",) if dtype == pl.Boolean else (int(key),)
@@ -68,8 +71,6 @@ class StoredKeys:
         if len(self.dtypes) == 1 and not self._marked:
             series = pl.Series(self.columns[0], keys, dtype=pl.Binary)
             dtype = self.dtypes[0]
-            if dtype == pl.Binary:
-                return series.to_frame()
             if (series == pl.Series([_NULL])).any():
                 series = pl.Series(self.columns[0], [None if k == _NULL else k for k in keys], dtype=pl.Binary)
             if dtype == pl.Boolean:
@@ -78,6 +79,16 @@ class StoredKeys:
         columns = zip(*self.decode(keys), strict=True) if keys else [[] for _ in self.dtypes]
         return pl.DataFrame(
             [pl.Series(n, c, dtype=t) for n, c, t in zip(self.columns, columns, self.dtypes, strict=True)]
+        )
+
+
+def check_signature(found: bytes | None, signature: bytes, where: str) -> None:
+    """Stored rows have this signature (or there are none); else StateMismatch."""
+    if found is not None and found != signature:
+        raise StateMismatch(
+            f"the stored rows are of another kind: {found.decode(errors='replace')}",
+            where=where,
+            fix=f'the program says: {signature.decode()}; begin with new state: .named("another-id")',
         )
 
 

@@ -1,6 +1,6 @@
 """Open windows in a store: one row a window and key, and how far windows have been closed.
 
-    00                                   the end of the last closed window, 8 bytes
+    00                                   the end of the last closed window, 8 bytes, and the signature of the rows
     <start of window, 8 bytes><key>      the accumulators, a row of the layout
 
 Starts are big-endian with the sign flipped, so rows lie in the order (window, key).
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from operators.stored_keys import instant_bytes, instant_of
+from operators.stored_keys import check_signature, instant_bytes, instant_of
 from streams.core.store import KeyValueStore
 from streams.core.time import NEVER
 
@@ -26,10 +26,14 @@ class WindowStore:
     one seek a window.
     """
 
-    def __init__(self, store: KeyValueStore, layout: np.dtype[Any], initial: bytes) -> None:
-        self._store, self._layout, self._initial = store, layout, initial
-        closed = store.get(_CLOSED)
-        self.closed = NEVER if closed is None else instant_of(closed)
+    def __init__(
+        self, store: KeyValueStore, layout: np.dtype[Any], initial: bytes, signature: str = "", where: str = ""
+    ) -> None:
+        self._store, self._layout, self._initial, self._signature = store, layout, initial, signature.encode()
+        head = store.get(_CLOSED)
+        check_signature(None if head is None else head[8:], self._signature, where)
+        self._signed = head is not None
+        self.closed = NEVER if head is None else instant_of(head)
         self.starts: set[int] = set()
         place = _CLOSED + b"\x00"
         while (found := next(iter(store.scan(place)), None)) is not None:
@@ -67,10 +71,10 @@ class WindowStore:
 
     def flush(self, closed: int) -> None:
         """Hand everything over at once: what `close` took out, what `put` wrote, and how far windows are closed."""
-        if closed > self.closed:
-            self.closed = closed
+        if closed > self.closed or (self._keys and not self._signed):
+            self.closed, self._signed = max(closed, self.closed), True
             self._keys.append(_CLOSED)
-            self._values.append(instant_bytes(closed))
+            self._values.append(instant_bytes(self.closed) + self._signature)
         if self._keys:
             self._store.put_many(self._keys, self._values)
         self._keys, self._values = [], []

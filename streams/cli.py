@@ -89,7 +89,14 @@ def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
     app, settings = find(program), load(options, file=file)
     log = open_log(settings)
     try:
-        worker = make_worker(app, settings, log, hook=_crash_hook())
+        try:
+            worker = make_worker(app, settings, log, hook=_crash_hook())
+        except OSError as error:
+            raise StreamsError(
+                f"cannot make the state directory: {error}",
+                where=str(Path(settings.state_dir).absolute()),
+                fix="choose with --state-dir a directory that this user may write to, with space left",
+            ) from None
         if settings.http:
             _serve(worker.metrics, settings.http)
         for name in (signal.SIGTERM, signal.SIGINT):
@@ -243,7 +250,7 @@ def _serve(metrics: Any, address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         start_http_server(int(port), host or "127.0.0.1", registry=metrics.registry)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:  # OverflowError: a port above 65535
         raise StreamsError(
             f"cannot serve on {address!r}: {error}", where="--http", fix="give a free HOST:PORT, e.g. 127.0.0.1:9400"
         ) from None

@@ -108,6 +108,9 @@ class StoredRecords:
             self._timestamps = self.frame["timestamp"].to_list()
         return self._timestamps
 
+    def first_timestamp(self) -> int:
+        return int(self.frame["timestamp"][0])
+
     def offsets(self) -> Sequence[int]:
         return range(self.base, self.next_offset)
 

@@ -66,8 +66,8 @@ class KafkaLog(Log):
         return KafkaReader(self._connection, self._reached())
 
     def writer(self, app: str, slot: str, group: Group | None = None) -> LogWriter:
-        admin = self._reached()
         _check_slot(slot)
+        admin = self._reached()
 
         def ensure_tasks(count: int) -> None:
             if group is None:
@@ -76,8 +76,8 @@ class KafkaLog(Log):
         return KafkaWriter(self._connection, admin, app, slot, self._members(app, group), ensure_tasks)
 
     def group(self, app: str, slot: str, tasks: int) -> Group:
-        admin = self._reached()
         _check_slot(slot)
+        admin = self._reached()
         admin.ensure_tasks(app, tasks)
         return KafkaGroup(self._connection, admin, app, slot, tasks)
 

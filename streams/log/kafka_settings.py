@@ -87,7 +87,7 @@ class Notices:
         self.last = ""
         self.fatal: KafkaError | None = None
         self.down_at = float("-inf")  # when no broker could be reached any more (monotonic)
-        self.coordinator_losses = 0
+        self.coordinator_losses = 0  # connections of a producer's coordinator, and requests that it did not answer
 
     def error(self, error: KafkaError) -> None:
         """librdkafka's error_cb."""
@@ -105,7 +105,7 @@ class Notices:
 
     def log(self, level: int, form: str, facility: str, client: str, line: str) -> None:
         """The `log` of a logger, as confluent_kafka calls it."""
-        if facility == "FAIL" and "TxnCoordinator" in line:
+        if facility in ("FAIL", "REQTMOUT") and "TxnCoordinator" in line:
             self.coordinator_losses += 1
 
 

@@ -25,6 +25,9 @@ from streams.runtime.position import Channel, InputPosition
 Dead = Callable[[Letter, str, str], None]
 Array = npt.NDArray[Any]
 
+_NEAR = 86_400_000
+_FARTHEST = 2**61
+
 
 @dataclass(frozen=True)
 class RecordOrigin:
@@ -115,16 +118,16 @@ class TaskInput:
         rows = np.arange(len(values), dtype=np.uint32) if good is None else np.array(good, dtype=np.uint32)
         if self.source.time is not None:
             times = columns[self.source.time].to_numpy()
-            wrong = self._implausible(times, rows, records)
-            if len(wrong):
-                bad += [(int(rows[i]), self._time_cause(int(times[i]))) for i in wrong.tolist()]
+            wrong = self._implausible(times, rows, records) if len(times) else []
+            if wrong:
+                bad += [(int(rows[i]), self._time_cause(int(times[i]))) for i in wrong]
                 keep = np.ones(len(rows), bool)
                 keep[wrong] = False
                 rows, times = rows[keep], times[keep]
                 columns = {n: c.filter(pl.Series(keep)) for n, c in columns.items()}
         if bad:
             offsets, origin = records.offsets(), RecordOrigin(records)
-            for index, cause in bad:
+            for index, cause in sorted(bad):  # in the order of offsets, however the input is cut
                 if offsets[index] >= self.fresh:  # what was read before the restart has been reported already
                     self._dead(origin.letter(index), cause, self.spec.node)
         if not len(rows):
@@ -168,15 +171,30 @@ class TaskInput:
                 out.append(Read(Batch(frame, origin), block.channel, frame.height if offset < self.fresh else 0))
         return out
 
-    def _implausible(self, times: Array, rows: Array, records: Records) -> Array:
-        """Positions whose event time is too far from the record's own timestamp (where it has one)."""
+    def _implausible(self, times: Array, rows: Array, records: Records) -> list[int]:
+        """Positions of rows whose event time cannot be believed: more than a day away from the running maximum of those
+        before it, and too far from the record's own timestamp (where it has one).
+
+        Within a day of the maximum nothing is spoilt, so the timestamps, which cost a call a record, need not be read.
+        """
         assert self.source is not None
-        stamps = np.array(records.timestamps(), dtype=np.int64)
-        if len(rows) != len(stamps):
-            stamps = stamps[rows]
-        # Compared without subtracting from `times`, which may be as extreme as 64 bits allow.
-        wrong = (times > stamps + self.source.ahead) | (times < stamps - self.source.behind)
-        return np.flatnonzero(wrong & (stamps >= 0) | (np.abs(times // 2) > 2**60))
+        before = np.empty(len(times), np.int64)
+        before[:1] = self.maximum
+        np.maximum.accumulate(times[:-1], out=before[1:])
+        np.maximum(before, self.maximum, out=before)
+        # Halves: the distance of two 64-bit numbers may not fit into 64 bits.
+        if not (np.abs(times // 2 - before // 2) > _NEAR // 2).any():
+            return []
+        stamps, wrong, maximum = records.timestamps(), [], self.maximum
+        ahead, behind = self.source.ahead, self.source.behind
+        for place, (time, row) in enumerate(zip(times.tolist(), rows.tolist(), strict=True)):
+            stamp = stamps[row]
+            odd = stamp >= 0 and not stamp - behind <= time <= stamp + ahead
+            if abs(time) > _FARTHEST or (odd and abs(time - maximum) > _NEAR):
+                wrong.append(place)
+            else:
+                maximum = max(maximum, time)
+        return wrong
 
     def _time_cause(self, time: int) -> str:
         assert self.source is not None

@@ -241,7 +241,7 @@ class Task:
                 channel.idle = False
         item.idle_since = None
         if item.source is not None:
-            stamp = records.timestamps()[0]
+            stamp = records.first_timestamp()
             if stamp >= 0 and (self.oldest is None or stamp < self.oldest):
                 self.oldest = stamp
         self.records_in[item.spec.topic] = self.records_in.get(item.spec.topic, 0) + len(records)

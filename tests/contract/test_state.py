@@ -104,6 +104,19 @@ def test_scan_bounds(opened):
             assert [k for k, _ in a.scan(start, stop)] == expected
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 16])
+def test_a_scan_over_many_entries_of_both_kinds(opened, step):
+    store = opened()
+    a = store.map(A)
+    expected = {b"%05d" % i: b"old" for i in range(0, 9000, 3)}
+    a.put_many(list(expected), list(expected.values()))
+    store.commit(Mark(1, "t", 1))
+    fresh = {b"%05d" % i: (b"new", None)[i % 5 == 0] for i in range(step - 1, 9100, step)}
+    a.put_many(list(fresh), list(fresh.values()))
+    expected.update(fresh)
+    assert list(a.scan()) == [(key, value) for key, value in sorted(expected.items()) if value is not None]
+
+
 def test_a_scan_keeps_its_bounds(opened):
     """Where a bound is only pointed to, other bytes soon take its place."""
     store = opened()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators import Running, agg, col
-from streams.core.errors import NoKey, UnknownColumn, WrongType
+from streams.core.errors import NoKey, StateMismatch, UnknownColumn, WrongType
 from streams.core.schema import EventTime, Schema
 from tests.operators.checks import Task, check, cut, drive, frame_of, merge, stream
 from tests.operators.reference import running
@@ -143,6 +143,16 @@ def test_state_of_keys_that_do_not_fit_in_memory():
     made = drive(task, cut(frame_of(PAYMENTS, rows), 23), every=1)
     assert made.rows == running(rows)
     assert len(task.operator._state) <= 10
+
+
+def test_state_of_another_program_is_refused():
+    task = Task(Running([agg.count()]), PAYMENTS)
+    drive(task, cut(frame_of(PAYMENTS, rows_of(5)), 5))
+    task.open()
+    wrong = Task(Running([agg.sum("amount")]), PAYMENTS)
+    wrong.stores = task.stores
+    with pytest.raises(StateMismatch, match=r"count\[n<i8\]"):
+        wrong.open()
 
 
 def test_many_keys_of_one_batch_sort_by_wide_slots():

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import SUM, Aggregator, Part, Window, agg, col, nulls, tumbling
-from operators.window_store import WindowStore
+from operators import SUM, Aggregator, MapRows, Part, Window, agg, col, nulls, tumbling
 from streams.core.batch import Batch
-from streams.core.errors import NoEventTime, NoKey, UnknownColumn, WrongType
+from streams.core.errors import NoEventTime, NoKey, StateMismatch, UnknownColumn, WrongType
 from streams.core.schema import EventTime, Field, Schema
 from streams.core.time import FOREVER
 from tests.operators.checks import Task, check, cut, drive, frame_of, run, same, stream
@@ -336,8 +335,48 @@ def _both(upper, lower, frames, watermark, commit):
 def test_open_finds_the_windows_that_are_stored():
     task = Task(Window(tumbling(10), [agg.count()]), PAYMENTS)
     drive(task, cut(frame_of(PAYMENTS, rows_of([-25, 5, 7, 31]), 100), 10))
-    made = WindowStore(task.stores["windows"], task.operator._made.layout, b"")
-    assert made.starts == {-30, 0, 30}
+    assert task.operator._store.starts == {-30, 0, 30}
+    task.open()
+    assert task.operator._store.starts == {-30, 0, 30}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Window(tumbling(20), [agg.count().alias("x")]),
+        Window(tumbling(10, offset=1), [agg.count().alias("x")]),
+        Window(tumbling(10), [agg.sum("amount").alias("x")]),
+        Window(tumbling(10), [agg.count("amount").alias("x")]),
+    ],
+)
+def test_state_of_another_program_is_refused(other):
+    task = Task(Window(tumbling(10), [agg.count().alias("y")]), PAYMENTS)
+    drive(task, cut(frame_of(PAYMENTS, rows_of([5])), 1))
+    same_rows = Task(Window(tumbling(10), [agg.count().alias("x")]), PAYMENTS)
+    same_rows.stores = task.stores
+    same_rows.open()
+    wrong = Task(other, PAYMENTS)
+    wrong.stores = task.stores
+    with pytest.raises(StateMismatch, match="of another kind"):
+        wrong.open()
+
+
+def test_a_batch_of_which_every_row_fails():
+    window = Window(tumbling(10), [agg.sum(col("card").str.to_integer()).alias("x")])
+    made = check(window, PAYMENTS, rows_of([1, 2, 30, 31], "ab"))
+    assert made.rows == []
+    assert len(made.dead) == 4
+
+
+def test_rows_behind_a_window_are_objects_too():
+    class Busy(Schema):
+        card: str
+
+    type_ = Window(tumbling(10), ALL).bind(PAYMENTS)
+    values = dict.fromkeys(type_.columns, 1) | {"card": "a", "mean": 1.0}
+    frame = pl.DataFrame({n: pl.Series(n, [values[n]], dtype=f.dtype) for n, f in type_.fields.items()})
+    frame = frame.with_columns(pl.lit(0, pl.Int64).alias("$time"), pl.lit(0, pl.Int64).alias("$watermark"))
+    assert run(MapRows(lambda r: Busy(f"{r.card}{r.window_end}"), returns=Busy), type_, frame).column("card") == ["a1"]
 
 
 def test_process_of_late_rows_only():

@@ -45,6 +45,9 @@ class FakeRecords:
     def timestamps(self):
         return self.stamps or [-1] * len(self.items)
 
+    def first_timestamp(self):
+        return self.timestamps()[0]
+
     def offsets(self):
         return list(range(self.start, self.next_offset))
 

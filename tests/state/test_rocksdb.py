@@ -469,16 +469,20 @@ def test_one_commit_larger_than_the_cache(tmp_path):
     store.close()
 
 
-def test_what_is_used_stays_in_memory(tmp_path):
+def test_what_is_used_is_not_read_again(tmp_path, monkeypatch):
     store = open_store(tmp_path, cache_bytes=400 * 200)
     each = store.map(SPEC)
     each.put_many([b"%05d" % i for i in range(5000)], [b"v"] * 5000)
     store.commit(Mark(1, "t", 1))
     hot = [b"%05d" % i for i in range(20)]
-    for i in range(0, 5000, 20):
-        each.get_many(hot)
+    each.get_many(hot)
+    read, from_disk = [], store.read
+    monkeypatch.setattr(store, "read", lambda name, keys: read.extend(keys) or from_disk(name, keys))
+    for i in range(20, 5000, 20):
         each.get_many([b"%05d" % j for j in range(i, i + 20)])
-    assert all(key in each.young or key in each.old for key in hot)
+        each.get_many(hot)
+    assert len(read) > 3000
+    assert not set(read) & set(hot)
     store.close()
 
 

@@ -1,0 +1,410 @@
+"""What the log on a real Kafka promises beyond the contract's suite (tests/contract)."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+
+import pytest
+from confluent_kafka import Consumer
+from confluent_kafka import TopicPartition as Place
+from confluent_kafka.admin import AdminClient
+
+from streams import broker
+from streams.core.errors import Fenced, LogError, RecordTooLarge, SlotTaken, TopicMismatch, TopicMissing
+from streams.core.record import Produced, TopicPartition
+from streams.log.base import Committed, TopicSpec
+from streams.log.kafka import KafkaLog, Timeouts
+from streams.protocol import Lease
+
+pytestmark = pytest.mark.kafka
+
+
+def unused(tasks, lost):
+    """A callback for groups from which nothing is taken."""
+
+
+@pytest.fixture
+def log(kafka):
+    made = KafkaLog(kafka.bootstrap)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def app():
+    return f"app-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def topic(log):
+    return new_topic(log, 1)
+
+
+@pytest.fixture(scope="module")
+def own():
+    """A broker that the tests of this file may stop and kill."""
+    with broker.start() as started:
+        yield started
+
+
+def new_topic(log, partitions):
+    name = f"t-{uuid.uuid4().hex[:12]}"
+    log.create([TopicSpec(name, partitions, {})])
+    return name
+
+
+def produced(topic, *values):
+    return Produced(topic, 0, [None] * len(values), [value.encode() for value in values], 5)
+
+
+def values_of(log, topic, partitions=1):
+    """All committed values, and the reader's position at the end."""
+    reader, found = log.reader(), {}
+    places = [TopicPartition(topic, number) for number in range(partitions)]
+    reader.assign(dict.fromkeys(places, 0))
+    wait(lambda: gather(reader, found) and all(map(reader.caught_up, places)))
+    assert {place: reader.position(place) for place in places} == log.ends(places)
+    reader.close()
+    return [found.get(place, []) for place in places]
+
+
+def gather(reader, found):
+    for run in reader.poll(10_000, 0.1):
+        found.setdefault(run.source, []).extend(run.values())
+    return True
+
+
+def wait(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+    return True
+
+
+def joined(log, app, slot, tasks):
+    group = log.group(app, slot, tasks)
+    wait(lambda: len(group.poll(0.1, unused)) == tasks)
+    return group
+
+
+# ---- what cannot be appended
+
+
+def test_a_record_over_the_limit_is_named_and_spoils_the_commit_until_it_is_aborted(log, app, topic):
+    writer = log.writer(app, "w1")
+    values = [b"a", b"b" * 1_100_000, b"c"]
+    with pytest.raises(RecordTooLarge, match=topic) as caught:
+        writer.append(Produced(topic, 0, [b"key"] * 3, values, 5))
+    assert (caught.value.topic, caught.value.index, caught.value.size) == (topic, 1, 1_100_003)
+    for attempt in (lambda: writer.commit({}, {}), lambda: writer.append(produced(topic, "d"))):
+        with pytest.raises(LogError, match="abort"):
+            attempt()
+    writer.abort()
+    writer.append(produced(topic, "e"))
+    writer.commit({}, {})
+    writer.close()
+    assert values_of(log, topic) == [[b"e"]]
+
+
+def test_a_topic_that_takes_less_than_we_send_says_so(log, app):
+    topic = f"t-{uuid.uuid4().hex[:12]}"
+    log.create([TopicSpec(topic, 1, {"max.message.bytes": "1000"})])
+    writer = log.writer(app, "w1")
+    writer.append(Produced(topic, 0, [None], [os.urandom(5000)], 5))
+    with pytest.raises(LogError, match=r"(?s)no records this large.*max\.message\.bytes"):
+        writer.commit({}, {})
+    writer.close()
+
+
+def test_a_partition_that_does_not_exist_is_refused_at_once(log, app, topic):
+    writer = log.writer(app, "w1")
+    with pytest.raises(TopicMismatch, match="has 1 partitions"):
+        writer.append(Produced(topic, 1, [None], [b"v"], 5))
+    writer.close()
+
+
+def test_metadata_that_brokers_would_refuse_is_refused_before_anything_is_sent(log, app, topic):
+    writer = log.writer(app, "w1")
+    writer.append(produced(topic, "a"))
+    with pytest.raises(LogError, match="4096 bytes"):
+        writer.commit({TopicPartition(topic, 0): Committed(1, "x" * 4097)}, {})
+    with pytest.raises(LogError, match="lease record of task 3"):
+        writer.commit({}, {3: Lease("w1", True, "f" * 5000, 1)})
+    writer.commit({TopicPartition(topic, 0): Committed(1, "x" * 4096)}, {})
+    writer.close()
+    assert log.committed(app, [TopicPartition(topic, 0)]) == {TopicPartition(topic, 0): Committed(1, "x" * 4096)}
+
+
+def test_a_full_queue_makes_append_wait_and_keeps_the_order(kafka, app, topic):
+    log = KafkaLog(kafka.bootstrap, {"queue.buffering.max.messages": "50"})
+    writer = log.writer(app, "w1")
+    values = [b"%d" % number for number in range(3000)]
+    headers = [[("n", value)] for value in values]
+    writer.append(Produced(topic, 0, [None] * 3000, values, list(range(1, 3001)), headers))
+    assert writer.pending == 3000
+    writer.commit({}, {})
+    writer.close()
+    assert values_of(log, topic) == [values]
+
+
+def test_a_missing_time_stays_missing_and_the_epoch_itself_is_a_millisecond_late(log, app, topic):
+    writer = log.writer(app, "w1")
+    writer.append(Produced(topic, 0, [None] * 3, [b"v"] * 3, [-1, 0, 4_000_000_000_000]))
+    writer.append(Produced(topic, 0, [None], [b"v"], -1))
+    writer.commit({}, {})
+    writer.close()
+    reader, found = log.reader(), []
+    reader.assign({TopicPartition(topic, 0): 0})
+    wait(lambda: [found.extend(run.timestamps()) for run in reader.poll(10, 0.1)] is None or len(found) == 4)
+    reader.close()
+    assert found == [-1, 1, 4_000_000_000_000, -1]
+
+
+# ---- commits
+
+
+def test_a_commit_that_was_open_when_the_slot_was_fenced_is_gone_and_readers_go_on(log, app, topic):
+    old = log.writer(app, "w1")
+    old.append(produced(topic, "never"))
+    old.flush()
+    start = time.perf_counter()
+    new = log.writer(app, "w1")
+    print(f"opened over an open commit in {(time.perf_counter() - start) * 1000:.0f} ms")
+    new.append(produced(topic, "new"))
+    new.commit({}, {0: Lease("w1", True, "f", 1)})
+    for _ in range(2):
+        with pytest.raises(Fenced):
+            old.append(produced(topic, "never"))
+            old.commit({}, {0: Lease("w1", True, "f", 9)})
+    old.abort()
+    old.close()
+    new.close()
+    assert values_of(log, topic) == [[b"new"]]
+    assert log.leases(app, [0]) == {0: Lease("w1", True, "f", 1)}
+
+
+def test_how_long_a_commit_takes(log, app):
+    topic, count = new_topic(log, 4), 100
+    group = joined(log, app, "w1", 4)
+    writer, seconds = log.writer(app, "w1", group), []
+    for number in range(count):
+        group.poll(0.0, unused)
+        writer.append(Produced(topic, None, [b"%d" % key for key in range(100)], [b"v" * 100] * 100, 5))
+        start = time.perf_counter()
+        positions = {TopicPartition(topic, partition): Committed(number, "note") for partition in range(4)}
+        writer.commit(positions, {task: Lease("w1", True, "f", number) for task in range(4)})
+        seconds.append(time.perf_counter() - start)
+    seconds.sort()
+    print(f"commit p50 {seconds[count // 2] * 1000:.1f} ms, p99 {seconds[count * 99 // 100] * 1000:.1f} ms")
+    writer.close()
+    group.leave()
+    assert log.leases(app, [0, 3]) == {task: Lease("w1", True, "f", count - 1) for task in (0, 3)}
+
+
+@pytest.mark.slow
+def test_a_broker_that_stands_still_or_dies_during_a_commit_leaves_all_of_it_or_nothing(own, app):
+    log = KafkaLog(own.bootstrap)
+    topic, writer, done = new_topic(log, 1), log.writer(app, "w1"), []
+    for number, pause in enumerate([0.3, 6.0, None]):
+        writer.append(produced(topic, f"{number}"))
+        if number == 1:
+            writer.flush()  # then only offsets and EndTxn meet the standstill
+        if pause is None:
+            own.kill()
+            wake = threading.Thread(target=own.start_again)
+        else:
+            os.kill(own.pid, signal.SIGSTOP)
+            wake = threading.Timer(pause, os.kill, (own.pid, signal.SIGCONT))
+        wake.start()
+        try:
+            writer.commit({TopicPartition(topic, 0): Committed(number)}, {0: Lease("w1", True, "f", number)})
+            print(f"paused {pause}: committed, suspect {writer.suspect}")
+        except LogError as error:
+            print(f"paused {pause}: {type(error).__name__}")
+        wake.join()
+        writer.close()
+        writer = log.writer(app, "w1")  # settles it
+        lease = log.leases(app, [0])[0]
+        if lease is not None and lease.sequence == number:
+            done.append(b"%d" % number)
+        assert values_of(log, topic) == [done]
+        assert log.committed(app, [TopicPartition(topic, 0)])[TopicPartition(topic, 0)] == (
+            Committed(int(done[-1])) if done else None
+        )
+    assert len(done) >= 2
+    writer.close()
+    log.close()
+
+
+# ---- reading
+
+
+def test_a_position_before_what_is_left_is_told_with_the_way_out(log, app, topic):
+    writer, place = log.writer(app, "w1"), TopicPartition(topic, 0)
+    writer.append(produced(topic, *"abcdef"))
+    writer.commit({}, {})
+    writer.close()
+    log.trim({place: 4})
+    reader = log.reader()
+    reader.assign({place: 1})
+    with pytest.raises(LogError) as caught:
+        wait(lambda: reader.poll(10, 0.1))
+    for part in (f"{topic}/0", "offset 1 is wanted", "offsets 4 to 6 remain", "retention.ms"):
+        assert part in str(caught.value)
+    with pytest.raises(LogError, match="offset 1 is wanted"):
+        reader.poll(10, 0.1)
+    reader.assign({place: 99})
+    with pytest.raises(LogError, match=r"(?s)ends before.*offset 99 is wanted.*made again"):
+        wait(lambda: reader.poll(10, 0.1))
+    reader.assign({place: 5})
+    found = {}
+    wait(lambda: gather(reader, found) and found)
+    assert found == {place: [b"f"]}
+    reader.close()
+
+
+def test_a_topic_that_is_deleted_under_a_reader_is_missed(log, kafka):
+    gone, other = new_topic(log, 1), new_topic(log, 1)
+    reader = log.reader()
+    reader.assign({TopicPartition(gone, 0): 0, TopicPartition(other, 0): 0})
+    wait(lambda: reader.poll(10, 0.1) == [] and reader.caught_up(TopicPartition(gone, 0)))
+    admin = AdminClient({"bootstrap.servers": kafka.bootstrap, "log_level": 0})
+    admin.delete_topics([gone])[gone].result()
+    with pytest.raises(TopicMissing, match=gone):
+        wait(lambda: reader.poll(10, 0.1))
+    reader.unassign([TopicPartition(gone, 0)])
+    assert reader.poll(10, 0.1) == []
+    reader.close()
+
+
+@pytest.mark.slow
+def test_nobody_is_caught_up_while_the_broker_is_silent_or_gone(own, app):
+    log = KafkaLog(own.bootstrap)
+    places = [TopicPartition(new_topic(log, 2), number) for number in range(2)]
+    reader = log.reader()
+    reader.assign(dict.fromkeys(places, 0))
+
+    def all_are(state):
+        return lambda: reader.poll(10, 0.1) == [] and all(reader.caught_up(place) is state for place in places)
+
+    def stay(state, seconds):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            assert all_are(state)()
+
+    wait(all_are(True))
+    stay(True, 5)
+    os.kill(own.pid, signal.SIGSTOP)
+    try:
+        wait(all_are(False), 15)
+        stay(False, 2)
+    finally:
+        os.kill(own.pid, signal.SIGCONT)
+    wait(all_are(True))
+    own.kill()
+    wait(all_are(False), 15)
+    own.start_again()
+    wait(all_are(True))
+    log.ends(places)  # whose leaders are of another epoch now
+    reader.close()
+    log.close()
+
+
+# ---- topics and records of the group
+
+
+def test_our_topics_are_kept_for_ever_unless_settings_say_otherwise(log):
+    kept, short, compacted = (f"t-{uuid.uuid4().hex[:12]}" for _ in range(3))
+    log.create(
+        [
+            TopicSpec(kept, 3, {}),
+            TopicSpec(short, 1, {"retention.ms": "60000"}),
+            TopicSpec(compacted, 1, {"retention.ms": "60000", "cleanup.policy": "compact"}),
+        ]
+    )
+    log.create([TopicSpec(kept, 5, {})])
+    found = log.topics([kept, short, compacted, "no-such-topic"])
+    assert {name: (info.partitions, info.retention_ms) for name, info in found.items()} == {
+        kept: (3, -1),
+        short: (1, 60_000),
+        compacted: (1, -1),
+    }
+    assert len({info.id for info in found.values()}) == 3
+
+
+def test_a_lease_record_that_another_tool_wrote_is_an_error(log, app, kafka):
+    log.claim(app, 0).close()
+    tool = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": app, "log_level": 0})
+    tool.commit(offsets=[Place(f"{app}-tasks", 0, 7)], asynchronous=False)
+    tool.close()
+    with pytest.raises(LogError, match="task 0 .* not one of ours: offset 7"):
+        log.leases(app, [0])
+
+
+def test_reading_records_waits_for_a_commit_that_is_under_way(log, app):
+    claim, found = log.claim(app, 0), []
+    claim.write(Lease("w1", True, "f", 0))
+    for number in range(1, 30):
+        claim.write(Lease("w1", True, "f", number))
+        found.append(log.leases(app, [0])[0].sequence)  # its marker may not have arrived yet
+    claim.close()
+    assert found == list(range(1, 30))
+
+
+# ---- the group
+
+
+def test_an_application_that_has_grown_gets_more_tasks(log, app):
+    few = joined(log, app, "w1", 2)
+    few.leave()
+    many = joined(log, app, "w1", 5)
+    assert log.topics([f"{app}-tasks"])[f"{app}-tasks"].partitions == 5
+    assert many.members == 1
+    many.leave()
+
+
+def test_a_worker_that_was_silent_for_too_long_is_told_that_its_tasks_are_lost(kafka, app):
+    log = KafkaLog(kafka.bootstrap, timeouts=Timeouts(max_poll_ms=6_000))
+    group, told = joined(log, app, "w1", 2), []
+    time.sleep(8)
+    group.poll(0.5, lambda tasks, lost: told.append((tasks, lost)))
+    assert told == [(frozenset({0, 1}), True)]
+    wait(lambda: len(group.poll(0.1, unused)) == 2)
+    group.leave()
+    log.close()
+
+
+MEMBER = """
+import sys, time
+from streams.core.errors import SlotTaken
+from streams.log.kafka import KafkaLog
+bootstrap, app, seconds = sys.argv[1:]
+group, until = KafkaLog(bootstrap).group(app, "w1", 2), time.monotonic() + float(seconds)
+try:
+    while time.monotonic() < until:
+        tasks = group.poll(0.05, lambda tasks, lost: None)
+    print("kept" if len(tasks) == 2 else "lost")
+except SlotTaken:
+    print("taken")
+"""
+
+
+def test_of_two_processes_in_one_slot_one_gives_up(kafka, log, app):
+    group = joined(log, app, "w1", 2)
+    command = [sys.executable, "-c", MEMBER, kafka.bootstrap, app, "12"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."}) as other:
+        taken, until = False, time.monotonic() + 10
+        try:
+            while time.monotonic() < until:
+                group.poll(0.05, unused)
+        except SlotTaken as error:
+            taken = "'w1'" in str(error)
+            with pytest.raises(SlotTaken):
+                group.poll(0.0, unused)
+        group.leave()
+        said = other.communicate(timeout=60)[0].strip()
+    assert (taken, said) in [(True, "kept"), (False, "taken")]
