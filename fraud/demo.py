@@ -1,7 +1,7 @@
 """`streams demo`: the generator and a worker on the embedded log, and what happens, on the terminal.
 
-Three processes: a feeder writes the generator's days, a worker runs the pipeline, and this one watches the log. Each may
-be killed at any instant: what is committed stays, and the next start goes on from there.
+Three processes: a feeder writes the generator's days, a worker runs the pipeline, and this one watches the log. Each
+may be killed at any instant: what is committed stays, and the next start goes on from there.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from fraud.feed import AUTH, LABELS, create_topics, days_written, feed
+from fraud.feed import AUTH, DAY_MS, LABELS, create_topics, days_written, feed, start_of
 from fraud.generator import Profile
 from fraud.report import ALERTS, measure
 from streams.app import make_worker, open_log
@@ -32,15 +32,17 @@ _LABEL_DAYS = 7
 
 
 @click.command("demo")
-@click.option("--dir", "directory", default=".streams/demo", show_default=True, help="Where the log and state are kept.")
+@click.option(
+    "--dir", "directory", default=".streams/demo", show_default=True, help="Where the log and state are kept."
+)
 @click.option("--days", default=183, show_default=True, help="How many days of payments to generate.")
 @click.option("--rate", type=float, help="Days a second.  [default: as fast as possible]")
 @click.option("--fresh", is_flag=True, help="Delete what an earlier demo left, and start anew.")
 def command(directory: str, days: int, rate: float | None, fresh: bool) -> None:
     """Find card fraud in half a year of payments: no server, no Docker, no Java.
 
-    The generator is the Fraud Detection Handbook's, exactly: 1,754,155 payments, 14,681 of them frauds. Stop with Ctrl-C
-    or kill -9, start again: it goes on where it stood, and no alert is lost or doubled.
+    The generator is the Fraud Detection Handbook's, exactly: 1,754,155 payments, 14,681 of them frauds. Stop with
+    Ctrl-C or kill -9, start again: it goes on where it stood, and no alert is lost or doubled.
     """
     path = Path(directory)
     if fresh:
@@ -53,8 +55,10 @@ class Demo:
 
     def __init__(self, directory: Path, days: int, rate: float | None) -> None:
         self.directory, self.days, self.rate = directory, days, rate
+        self.profile = Profile(days=days)
         self.settings = Settings(log_dir=str(directory / "log"), state_dir=str(directory / "state"), slot="demo")
         self.alerts: Counter[str] = Counter()
+        self.watermark: int | None = None
         self.stopped = False
 
     def run(self) -> None:
@@ -75,7 +79,9 @@ class Demo:
             if written:
                 click.echo(f"going on from day {written} of {self.days} (start afresh with --fresh)")
             else:
-                click.echo(f"{self.days} days of card payments through fraud/pipeline.py; Ctrl-C stops, a new start goes on")
+                click.echo(
+                    f"{self.days} days of card payments through fraud/pipeline.py; Ctrl-C stops, a new start goes on"
+                )
             self._watch(log, total, started)
         finally:
             log.close()
@@ -101,7 +107,7 @@ class Demo:
                             fix="run the same command again: it goes on where it stood",
                         )
                 while told.poll(0.05):
-                    records = told.recv()
+                    records, self.watermark = told.recv()
                 reader = reader or self._alerts_reader(log)
                 if reader is not None:
                     self._count(reader)
@@ -112,7 +118,7 @@ class Demo:
                     shown = now
                     rate_in = (records - before[1]) / (now - before[0])
                     before = (now, records)
-                    self._line(days_written(log), rate_in)
+                    self._line(rate_in)
                     if days_written(log) >= total and self._finished(log):
                         break
         finally:
@@ -128,7 +134,7 @@ class Demo:
         if self.stopped:
             click.echo(f"stopped after {spent:.0f} s; the same command goes on from here")
             return
-        self._line(days_written(log), rate_in)
+        self._line(rate_in)
         click.echo(
             f"\ndone in {spent:.0f} s: {records:,} records in this run ({records / spent:,.0f}/s on average), "
             f"first alert after {first_alert:.1f} s\n"
@@ -142,9 +148,11 @@ class Demo:
             f"look at it: streams tasks fraud.pipeline:app --log-dir {self.directory / 'log'}"
         )
 
-    def _line(self, written: int, rate: float) -> None:
+    def _line(self, rate: float) -> None:
+        """How far event time has come in the pipeline, how fast, and what was found."""
         reasons = "  ".join(f"{code} {count:,}" for code, count in sorted(self.alerts.items()))
-        day = f"day {min(written, self.days):3} of {self.days}"
+        passed = 0 if self.watermark is None else (self.watermark - start_of(self.profile)) // DAY_MS + 1
+        day = f"day {min(max(passed, 0), self.days):3} of {self.days}"
         click.echo(f"{day}  {rate:9,.0f} records/s  alerts {sum(self.alerts.values()):6,}  {reasons}")
 
     def _finished(self, log: Log) -> bool:
@@ -204,7 +212,7 @@ def _worker(settings: Settings, tells: Connection) -> None:
                 worker.turn()
                 if time.monotonic() - told > 0.5:
                     told = time.monotonic()
-                    tells.send(worker.status.records_in)
+                    tells.send((worker.status.records_in, worker.status.watermark))
             worker.leave()
         finally:
             worker.close()

@@ -17,7 +17,7 @@ from streams.log.base import Committed, Log, LogWriter, TopicSpec
 AUTH, LABELS, TRUTH = "tx.auth", "tx.labels", "tx.truth"
 FEEDER = "fraud-feed"
 LABEL_DELAY_DAYS = 7
-_DAY_MS = 86_400_000
+DAY_MS = 86_400_000
 _MARK = -1
 
 
@@ -26,6 +26,11 @@ def create_topics(log: Log, partitions: int) -> None:
     kept = {"retention.ms": "-1"}
     log.create([TopicSpec(AUTH, partitions, kept), TopicSpec(LABELS, partitions, kept), TopicSpec(TRUTH, 1, kept)])
     log.create([TopicSpec(f"{FEEDER}-tasks", 1, kept)])
+
+
+def start_of(profile: Profile) -> int:
+    """The first instant of day 0, in milliseconds."""
+    return int(pl.Series([profile.start]).cast(pl.Datetime("ms")).cast(pl.Int64).item())
 
 
 def days_written(log: Log) -> int:
@@ -54,7 +59,7 @@ def feed(
     written = days_written(log)
     waiting: deque[pl.DataFrame] = deque()
     started, done = time.monotonic(), 0
-    start_ms = int(pl.Series([profile.start]).cast(pl.Datetime("ms")).cast(pl.Int64).item())
+    start_ms = start_of(profile)
     try:
         for day, frame in enumerate(_with_label_days(profile)):
             if stopping():
@@ -63,7 +68,7 @@ def feed(
             due = waiting.popleft() if len(waiting) > LABEL_DELAY_DAYS else None
             if day < written:
                 continue
-            _write(writer, frame, due, start_ms + (day + 1) * _DAY_MS - 1, partitions)
+            _write(writer, frame, due, start_ms + (day + 1) * DAY_MS - 1, partitions)
             writer.commit({TopicPartition(AUTH, 0): Committed(day + 1)}, {})
             written = day + 1
             told(day, frame.height)
@@ -93,7 +98,7 @@ def _write(writer: LogWriter, frame: pl.DataFrame, due: pl.DataFrame | None, end
     if due is not None and due.height:
         delayed = due.select(
             "transaction_id",
-            pl.col("at") + LABEL_DELAY_DAYS * _DAY_MS,
+            pl.col("at") + LABEL_DELAY_DAYS * DAY_MS,
             terminal.alias("terminal_id"),
             (pl.col("scenario") > 0).alias("fraud"),
         )

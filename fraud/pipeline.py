@@ -1,7 +1,7 @@
 """The card-fraud pipeline: payments and delayed labels in, alerts with reasons out.
 
-    streams run fraud.pipeline:app
-    streams topology fraud.pipeline:app
+streams run fraud.pipeline:app
+streams topology fraud.pipeline:app
 """
 
 from fraud.rules import CardHabits, TerminalRisk

@@ -12,7 +12,7 @@ from streams.log.base import Log
 
 ALERTS = "fraud.alerts"
 FIRST_DAY = 30
-"""Quality is measured from this day on: before it the rules have too little history."""
+"""Quality is measured from this day on, if there are twice as many: before it the rules have too little history."""
 
 _DAY_MS = 86_400_000
 SCENARIOS = {1: "large amount", 2: "terminal compromised", 3: "card leaked"}
@@ -20,9 +20,10 @@ SCENARIOS = {1: "large amount", 2: "terminal compromised", 3: "card leaked"}
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures over the days from FIRST_DAY on. `reasons`: code -> (alerts, precision); `scenarios`: number ->
+    """Figures over the days from `first_day` on. `reasons`: code -> (alerts, precision); `scenarios`: number ->
     (frauds, found); a transaction with several alerts counts once in `alerted` and `hits`."""
 
+    first_day: int
     alerts: int
     alerted: int
     hits: int
@@ -31,10 +32,18 @@ class Quality:
 
     def text(self) -> str:
         """Two small tables."""
-        lines = [f"quality from day {FIRST_DAY} on, against the generator's truth", "", "  reason       alerts  precision"]
+        lines = [
+            f"quality from day {self.first_day} on, against the generator's truth",
+            "",
+            "  reason       alerts  precision",
+        ]
         lines += [f"  {code:10}  {count:7,}  {share:9.3f}" for code, (count, share) in sorted(self.reasons.items())]
         precision = self.hits / self.alerted if self.alerted else 0.0
-        lines += [f"  any         {self.alerted:7,}  {precision:9.3f}", "", "  scenario                 frauds   found  recall"]
+        lines += [
+            f"  any         {self.alerted:7,}  {precision:9.3f}",
+            "",
+            "  scenario                 frauds   found  recall",
+        ]
         for number, (frauds, found) in sorted(self.scenarios.items()):
             recall = found / frauds if frauds else 0.0
             lines.append(f"  {number} {SCENARIOS[number]:22} {frauds:7,} {found:7,}  {recall:6.3f}")
@@ -47,7 +56,9 @@ def measure(log: Log) -> Quality:
     """Read all alerts and the truth, and join them."""
     truth = _rows(log, TRUTH, {"transaction_id": pl.Int64, "at": pl.Int64, "scenario": pl.Int8})
     alerts = _rows(log, ALERTS, {"transaction_id": pl.Int64, "at": pl.Int64, "reason": pl.String})
-    start = (int(truth["at"].min() or 0) // _DAY_MS + FIRST_DAY) * _DAY_MS  # type: ignore[arg-type]
+    days = (truth["at"] // _DAY_MS).unique().sort()
+    first_day = FIRST_DAY if len(days) > 2 * FIRST_DAY else 0
+    start = (int(days[0]) + first_day) * _DAY_MS if len(days) else 0
     truth, alerts = truth.filter(pl.col("at") >= start), alerts.filter(pl.col("at") >= start)
     joined = alerts.join(truth.select("transaction_id", "scenario"), on="transaction_id", how="left")
     fraud = (pl.col("scenario") > 0).mean()
@@ -57,6 +68,7 @@ def measure(log: Log) -> Quality:
     found = single.filter(pl.col("scenario") > 0).group_by("scenario").len()
     hits = {int(s): int(n) for s, n in found.rows()}
     return Quality(
+        first_day,
         alerts.height,
         single.height,
         sum(hits.values()),

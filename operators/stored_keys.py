@@ -18,8 +18,8 @@ SIGNATURE = b"\xff\xffsignature"
 
 
 class StoredKeys:
-    """The key of a stream as bytes: those of `key_bytes`, but FF for a null, and a key of type bytes with "=" before it.
-    So none begins with two bytes FF.
+    """The key of a stream as bytes: those of `key_bytes`, but FF for a null, and "=" before a key of bytes. So none
+    begins with two bytes FF.
 
     >>> from streams.core.schema import Field
     >>> keys = StoredKeys(StreamType({"card": Field(pl.String()), "n": Field(pl.Int64())}, key=("card", "n")))

@@ -139,7 +139,7 @@ class Operator(ABC):
         raise NotImplementedError(f"{type(self).__name__} is ordered, has several ports and no process_ordered")
 
     def advance(self, watermark: int) -> Batch | None:
-        """Event time has moved: no more rows at or before `watermark` are expected."""
+        """Event time has moved: no more rows before `watermark` are expected."""
         return None
 
     def drain(self) -> Batch | None:

@@ -101,12 +101,12 @@ class LogWriter(ABC):
     def abort(self) -> None:
         """Drop what is open. Never raises Fenced."""
 
-    def flush(self) -> None:
+    def flush(self) -> None:  # noqa: B027 - a log that commits in one write has nothing to do
         """Bring what was appended to the log, uncommitted. A log that commits in one write has nothing to do."""
 
     @property
     def suspect(self) -> bool:
-        """The last commit succeeded in a way after which a new writer should be opened (GUARANTEES: in-doubt EndTxn)."""
+        """The last commit was in doubt or slow: it succeeded, but a new writer should be opened now."""
         return False
 
     @property

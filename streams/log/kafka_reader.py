@@ -79,7 +79,7 @@ class KafkaRecords:
         return [message.timestamp()[1] for message in self._messages]
 
     def first_timestamp(self) -> int:
-        return cast(int, self._messages[0].timestamp()[1])
+        return self._messages[0].timestamp()[1]
 
     def offsets(self) -> list[int]:
         return cast("list[int]", [message.offset() for message in self._messages])

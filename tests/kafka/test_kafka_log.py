@@ -159,7 +159,8 @@ def test_a_missing_time_stays_missing_and_the_epoch_itself_is_a_millisecond_late
     writer.close()
     reader, found = log.reader(), []
     reader.assign({TopicPartition(topic, 0): 0})
-    wait(lambda: [found.extend(run.timestamps()) for run in reader.poll(10, 0.1)] is None or len(found) == 4)
+    while len(found) < 4:
+        found += [stamp for run in reader.poll(10, 1.0) for stamp in run.timestamps()]
     reader.close()
     assert found == [-1, 1, 4_000_000_000_000, -1]
 
@@ -178,7 +179,6 @@ def test_a_commit_that_was_open_when_the_slot_was_fenced_is_gone_and_readers_go_
     new.commit({}, {0: Lease("w1", True, "f", 1)})
     for _ in range(2):
         with pytest.raises(Fenced):
-            old.append(produced(topic, "never"))
             old.commit({}, {0: Lease("w1", True, "f", 9)})
     old.abort()
     old.close()
@@ -341,7 +341,7 @@ def test_a_lease_record_that_another_tool_wrote_is_an_error(log, app, kafka):
     tool = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": app, "log_level": 0})
     tool.commit(offsets=[Place(f"{app}-tasks", 0, 7)], asynchronous=False)
     tool.close()
-    with pytest.raises(LogError, match="task 0 .* not one of ours: offset 7"):
+    with pytest.raises(LogError, match=r"task 0 .* not one of ours: offset 7"):
         log.leases(app, [0])
 
 

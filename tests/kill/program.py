@@ -1,4 +1,4 @@
-"""The program that is killed: a shuffle, two inputs, timers, windows with late rows, running aggregates, bad records."""
+"""The program that is killed: a shuffle, two inputs, timers, windows, late rows, running aggregates, bad records."""
 
 import os
 

@@ -111,6 +111,16 @@ def test_large_commits_are_cut_into_batches(log, tmp_path):
     }
 
 
+def test_records_without_key_take_turns_by_append(log):
+    everywhere = [TopicPartition(TOPIC, p) for p in range(3)]
+    with closing(log.writer(APP, "w1")) as writer:
+        for number in range(5):
+            writer.append(Produced(TOPIC, None, [None, None], [b"%d" % number] * 2, 0))
+        writer.commit({}, {})
+    found = read(log, dict.fromkeys(everywhere, 0))
+    assert [found[p] for p in everywhere] == [[b"0", b"0", b"3", b"3"], [b"1", b"1", b"4", b"4"], [b"2", b"2"]]
+
+
 def test_trim_deletes_whole_batches_and_remembers_the_offset(log, tmp_path):
     partition = TopicPartition(TOPIC, 0)
     for first in range(0, 100, 10):

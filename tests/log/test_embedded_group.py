@@ -32,8 +32,8 @@ def test_a_dead_members_tasks_move_at_once(tmp_path, start):
 
 
 def test_a_stopped_member_loses_its_tasks_and_is_told(tmp_path, start):
-    log = EmbeddedLog(tmp_path, session=1.0)
-    child = start("member", str(tmp_path), "w1", "2", "1")
+    log = EmbeddedLog(tmp_path, session=3.0)
+    child = start("member", str(tmp_path), "w1", "2", "3")
     child.wait_for("has [0, 1]")
     child.signal(signal.SIGSTOP)
     group = log.group(APP, "w2", 2)
