@@ -80,7 +80,7 @@ def translate(error: KafkaError, doing: str, connection: Connection, notices: No
         return LogError(
             f"the broker takes no records this large, said while {doing} ({reason})",
             where=where,
-            fix="raise max.message.bytes of the topic to message.max.bytes of this client, 1,000,000 by default",
+            fix="raise max.message.bytes of the topic, or make records smaller",
         )
     return LogError(f"Kafka failed while {doing} ({reason})", where=where)
 

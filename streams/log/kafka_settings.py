@@ -165,6 +165,7 @@ class Connection:
             "retry.backoff.max.ms": 100,
             "linger.ms": 10,
             "batch.size": 1_000_000,
+            "message.max.bytes": 16_000_000,  # blocks and dead letters may be large; the topic's own limit decides
             "compression.type": "lz4",
             "partitioner": "murmur2_random",
             "delivery.report.only.error": True,

@@ -5,6 +5,7 @@
 Everything abnormal has one answer: drop what is open, get a new writer, take every lease anew, restore the difference.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -75,6 +76,7 @@ class Worker:
         self._committed: dict[TopicPartition, Committed] = {}
         self._was_busy = False
         self._warned: set[str] = set()
+        self._aborts = 0
 
     @property
     def stopping(self) -> bool:
@@ -305,6 +307,7 @@ class Worker:
         self._hook("applied")
         self._last_commit = self._clock.monotonic()
         spent = self._last_commit - started
+        self._aborts = 0
         self.metrics.commits.inc()
         self.metrics.commit_seconds.observe(spent)
         for topic, count in self._appended.items():
@@ -420,12 +423,18 @@ class Worker:
         for number in list(self._tasks):
             self._drop(number)
         self._appended, self._committed = {}, {}
+        self._aborts += 1
+        if self._aborts > 1:  # the same trouble again, with no commit in between: do not spin
+            self._pause(min(5.0, 0.05 * 2.0**self._aborts))
         self._renew_writer()
+
+    def _pause(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and not self._stopping:
+            time.sleep(0.05)
 
     def _renew_writer(self) -> None:
         """A new writer settles what is in doubt. While the log cannot be reached, go on trying, until stopped."""
-        import time
-
         assert self._group is not None
         if self._writer is not None:
             self._writer.close()
@@ -438,7 +447,7 @@ class Worker:
                 if self._stopping:
                     raise
                 self.tools.note(f"{error.what}; trying again in {wait:.2g} s")
-                time.sleep(wait)
+                self._pause(wait)
                 wait = min(5.0, wait * 2)
 
     def _drop(self, number: int) -> None:

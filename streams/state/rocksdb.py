@@ -63,14 +63,13 @@ _UNKNOWN: Any = object()
 
 
 class _Meta(msgspec.Struct, array_like=True):
-    """The record in `meta`: the mark, and the maps and the manifest that must be there whenever it is read."""
+    """The record in `meta`: the mark, and what of the manifest was there when it was written (`_Manifest.seen`)."""
 
     format: int
     sequence: int
     topic_id: str
     offset: int
     position: bytes
-    maps: list[str]
     manifest: tuple[str, int, int]
 
 
@@ -449,7 +448,7 @@ class RocksStore(StateStore):
         2. List the column families. End here: damage that was found before, damage on which RocksDB would hang, files
            without the one that names the manifest.
         3. Open them; from here on this process holds the LOCK.
-        4. Read the mark. Refuse a newer layout, and a manifest that has lost column families.
+        4. Read the mark. Refuse a newer layout, and a manifest that has lost its end.
         """
         directory, self._failed = self._directory, True
         try:
@@ -475,10 +474,10 @@ class RocksStore(StateStore):
         self._failed = False
 
     def _read_mark(self, name: str, manifest: bytes) -> Mark:
-        """The mark, if the maps and the manifest, as it was before the open, are what the mark was written with."""
+        """The mark, if the manifest, as it was before the open, holds all that it did when the mark was written."""
         record: bytes | None = self._families[_META].get(_RECORD)
-        maps = self._families.keys() - {_META}
         if record is None:
+            maps = self._families.keys() - {_META}
             if any(self.cursor(each.removeprefix(_MAP), b"", None).read(1) for each in maps):
                 raise _corrupt(self._directory, "the mark is lost")
             return Mark()
@@ -494,8 +493,7 @@ class RocksStore(StateStore):
         except (msgspec.MsgspecError, TypeError, LookupError) as error:
             raise _corrupt(self._directory, f"the mark cannot be read: {error}") from error
         written, size, crc = meta.manifest
-        lost = written > name or (written == name and (len(manifest) < size or crc32(manifest[:size]) != crc))
-        if lost or not maps >= {_MAP + each for each in meta.maps}:
+        if written > name or (written == name and (len(manifest) < size or crc32(manifest[:size]) != crc)):
             raise _corrupt(self._directory, "the manifest has lost its end")
         return Mark(meta.sequence, meta.topic_id, meta.offset, meta.position)
 
@@ -535,8 +533,7 @@ class RocksStore(StateStore):
                     where=str(self._directory),
                     fix="restore the task: its changelog has the rest",
                 )
-        maps = sorted(name.removeprefix(_MAP) for name in self._families if name != _META)
-        meta = _Meta(FORMAT, mark.sequence, mark.topic_id, mark.offset, mark.position, maps, self._manifest.seen())
+        meta = _Meta(FORMAT, mark.sequence, mark.topic_id, mark.offset, mark.position, self._manifest.seen())
         record, database, until = msgspec.msgpack.encode(meta), self._opened(), time.monotonic() + _STALL_SECONDS
         while True:
             batch = self._batch(changes, record)

@@ -151,6 +151,7 @@ def test_changes_are_sorted(opened):
     assert list(store.changes()) == [Change("a", [b"a", b"b", b"c"], [None, b"2", b"1"]), Change("b", [b"z"], [b"1"])]
     before = store.changes()
     store.map(A).put(b"aa", b"")
+    assert store.changes()[0].keys == [b"a", b"aa", b"b", b"c"]
     assert before[0].keys == [b"a", b"b", b"c"]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from operators import Keyed, MapRows, Value
+from operators import Keyed, MapRows, Select, Value
 from streams import App, EventTime, Schema
 
 NOW = 1_700_000_000_000
@@ -117,7 +117,9 @@ def test_one_bad_record(name: str, crash: str | None) -> None:
         assert [row["id"] for row in map(json.loads, t.read_raw("out"))] == ["before", "a", "b", "after"]
 
 
-@pytest.mark.xfail(reason="core/schema.py adds bounds to bounds: msgspec refuses them when a worker starts", raises=TypeError)
+@pytest.mark.xfail(
+    reason="core/schema.py adds bounds to bounds: msgspec refuses them when a worker starts", raises=TypeError
+)
 def test_an_int_out_of_a_range_of_its_own() -> None:
     class Ranged(Schema):
         n: Annotated[int, msgspec.Meta(ge=0, le=10)]
@@ -150,21 +152,14 @@ def test_halves_do_not_make_a_whole() -> None:
         assert [json.loads(v)["id"] for v in t.read_raw("out")] == ["z"]
 
 
-def test_what_nobody_reads_is_judged_only_on_demand() -> None:
-    class Id(Schema):
-        id: str
-
-    def app(validate: str) -> App:
-        made = App(f"validate-{validate}")
-        orders = made.source("orders", Order, start="earliest", validate=validate)
-        orders | MapRows(lambda row: Id(row.id), returns=Id) | made.sink("ids")
-        return made
-
-    for validate, dead in (("used", 1), ("all", 1)):
-        with app(validate).test() as t:  # MapRows reads every column
-            t.send("orders", [order("a", number="no number"), order("b")])
-            assert len(letters(t)) == dead
-            assert t.read("ids") == [Id("b")]
+@pytest.mark.parametrize(("validate", "dead"), [("used", 0), ("all", 1)])
+def test_what_nobody_reads_is_judged_only_on_demand(validate: str, dead: int) -> None:
+    app = App(f"validate-{validate}")
+    app.source("orders", Order, start="earliest", validate=validate) | Select("id") | app.sink("ids")
+    with app.test() as t:
+        t.send("orders", [order("a", number="no number"), order("b")])
+        assert len(letters(t)) == dead
+        assert [json.loads(v)["id"] for v in t.read_raw("ids")] == ["a", "b"][dead:]
 
 
 @pytest.mark.parametrize("crash", CRASHES)

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from streams.core.record import Produced, TopicPartition
+from streams.log.base import TopicSpec
 from streams.log.embedded import EmbeddedLog
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = '''
+PROGRAM = """
 from operators import Keyed, Value, Window, agg, tumbling
 from streams import App, EventTime, Schema
 
@@ -44,7 +45,7 @@ app.source("tx", Tx, key="card", start="earliest") | Count() | app.sink("nth")
 
 typo = App("typo")
 typo.source("txs", Tx, start="earliest") | typo.sink("nth")
-'''
+"""
 
 
 class Place:
@@ -54,8 +55,6 @@ class Place:
         self.path = path
         path.joinpath("program.py").write_text(PROGRAM)
         with EmbeddedLog(path / "log") as log:
-            from streams.log.base import TopicSpec
-
             log.create([TopicSpec("tx", 1, {})])
         self.sent, self.cards = 0, 10
 
@@ -254,10 +253,7 @@ def test_a_wrong_http_address(place: Place, address: str) -> None:
 
 
 def test_a_state_directory_in_use(place: Place) -> None:
-    Place(place.path)
     with EmbeddedLog(place.path / "other") as other:
-        from streams.log.base import TopicSpec
-
         other.create([TopicSpec("tx", 1, {})])
     place.feed(30)
     with place.worker() as first:
@@ -425,9 +421,10 @@ def test_a_full_disk_under_the_log(place: Place) -> None:
 
 
 @pytest.mark.xfail(reason="log/embedded_file.py takes EFBIG for a broken disk: 'disk I/O error', and no way out")
-def test_files_that_may_not_grow(place: Place, limit: int = 200_000) -> None:
+def test_files_that_may_not_grow(place: Place) -> None:
     """The like of a full disk or a quota, for those who cannot mount: RLIMIT_FSIZE."""
     place.feed(20_000)
+    limit = 200_000
     done = subprocess.run(
         place.command("run", "program:app", "--commit-interval", "20ms"),
         cwd=place.path,

@@ -199,6 +199,16 @@ def test_small_commits_are_one_write():
     assert store.maps["s"][b"1"] == b"99"
 
 
+def test_what_waits_to_be_written_is_bounded():
+    store = Memory()
+    replay = Replay(store, "t", most_bytes=10_000)
+    log = log_of([{"s": {b"k": random.Random(i).randbytes(1000)}} for i in range(100)])
+    for value, offset in log:
+        replay.add(value, offset)
+    assert 8 <= store.writes <= 20
+    assert store.mark.sequence > 80
+
+
 def test_a_commit_without_its_end_is_not_written():
     log, store = log_of([ONE, ONE], most=2000), Memory()
     replay = Replay(store, "t")
