@@ -126,10 +126,9 @@ def _work(worker: Any, quiet: bool) -> None:
             rate = (status.records_in - before) / (now - shown)
             if status.records_in != before:
                 out = ", ".join(f"{t} {n:,}" for t, n in sorted(status.records_out.items()) if not _internal(worker, t))
-                click.echo(
-                    f"in {status.records_in:,} ({rate:,.0f}/s)  out {out or 0}  late {status.late:,}  "
-                    f"dead {status.dead:,}  commit {status.last_commit_seconds * 1000:.0f} ms  tasks {len(status.tasks)}"
-                )
+                commit = f"commit {status.last_commit_seconds * 1000:.0f} ms  tasks {len(status.tasks)}"
+                counts = f"late {status.late:,}  dead {status.dead:,}"
+                click.echo(f"in {status.records_in:,} ({rate:,.0f}/s)  out {out or 0}  {counts}  {commit}")
             shown, before = now, status.records_in
 
 
