@@ -113,6 +113,17 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
+def _within_64_bits(metas: Iterable[Any]) -> msgspec.Meta:
+    """The user's own bounds of an int, and 64 bits where there are none: msgspec takes one Meta alone."""
+    given = next((m for m in metas if isinstance(m, msgspec.Meta)), INT64)
+    bounds = {n: getattr(given, n) for n in ("ge", "gt", "le", "lt", "multiple_of") if getattr(given, n) is not None}
+    if "gt" not in bounds:
+        bounds.setdefault("ge", INT64.ge)
+    if "lt" not in bounds:
+        bounds.setdefault("le", INT64.le)
+    return msgspec.Meta(**bounds)
+
+
 def _field(owner: str, name: str, hint: Any) -> tuple[Field, bool]:
     is_time = False
     if get_origin(hint) is Annotated:
@@ -121,7 +132,7 @@ def _field(owner: str, name: str, hint: Any) -> tuple[Field, bool]:
         if is_time and base is not int:
             raise WrongType("event time must be an int", where=f"{owner}.{name}", fix="use `EventTime`")
         inner, _ = _field(owner, name, base)
-        python = hint if base is not int or is_time else Annotated[hint, INT64]
+        python = Annotated[base, _within_64_bits(metas)] if base is int else hint
         return replace(inner, python=python), is_time
     nullable = False
     if get_origin(hint) in (Union, types.UnionType):

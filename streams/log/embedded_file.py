@@ -243,7 +243,11 @@ class LogFile:
                 where=where,
                 fix="choose a directory that this user may write to",
             )
-        return LogError(f"the embedded log failed: {error}", where=where)
+        return LogError(
+            f"the embedded log failed: {error}",
+            where=where,
+            fix="look at the disk, its quota and this user's limits (ulimit -f), then start again: nothing is lost",
+        )
 
     def _no_space(self, error: Exception, code: int) -> bool:
         if isinstance(error, OSError):

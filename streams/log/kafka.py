@@ -2,18 +2,16 @@
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-from confluent_kafka import Consumer
 
 from streams.core.errors import LogError, SettingsError
 from streams.core.record import TopicPartition
 from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, TopicInfo, TopicSpec
 from streams.log.kafka_admin import KafkaAdmin, tasks_topic
-from streams.log.kafka_group import KafkaGroup
+from streams.log.kafka_group import KafkaGroup, KafkaOutsider
 from streams.log.kafka_reader import KafkaReader
-from streams.log.kafka_settings import Connection, Notices, Timeouts
+from streams.log.kafka_settings import Connection, Timeouts
 from streams.log.kafka_transactions import Transactions
 from streams.log.kafka_writer import KafkaClaim, KafkaWriter
 from streams.protocol import Lease
@@ -43,7 +41,7 @@ class KafkaLog(Log):
         self._connection = Connection(brokers, dict(settings or {}), timeouts or Timeouts())
         self.name = brokers
         self._admin = KafkaAdmin(self._connection)
-        self._outsiders: dict[str, Any] = {}
+        self._outsiders: dict[str, KafkaOutsider] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -78,6 +76,7 @@ class KafkaLog(Log):
     def group(self, app: str, slot: str, tasks: int) -> Group:
         _check_slot(slot)
         admin = self._reached()
+        self._outsider(app)  # connects in the background: leases are read next
         admin.ensure_tasks(app, tasks)
         return KafkaGroup(self._connection, admin, app, slot, tasks)
 
@@ -93,11 +92,12 @@ class KafkaLog(Log):
 
     def leases(self, app: str, tasks: Sequence[int]) -> dict[int, Lease | None]:
         topic = tasks_topic(app)
-        found = self._reached().committed(app, [TopicPartition(topic, task) for task in tasks])
+        found = self.committed(app, [TopicPartition(topic, task) for task in tasks])
         return {task: self._lease(app, task, found[TopicPartition(topic, task)]) for task in tasks}
 
     def committed(self, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]:
-        return self._reached().committed(app, partitions)
+        self._reached()
+        return self._outsider(app).committed(partitions)
 
     def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         return self._reached().ends(partitions)
@@ -110,6 +110,8 @@ class KafkaLog(Log):
         self._reached().trim(before)
 
     def close(self) -> None:
+        for outsider in self._outsiders.values():
+            outsider.close()
         self._outsiders.clear()
         self._admin.close()
 
@@ -119,20 +121,14 @@ class KafkaLog(Log):
         self._admin.reach()
         return self._admin
 
-    def _members(self, app: str, group: Group | None) -> Any:
-        """Who speaks for the group in a transaction: the member, or, without one, an outsider.
+    def _members(self, app: str, group: Group | None) -> Callable[[], Any]:
+        """Who speaks for the group in a transaction: the member, or without one an outsider."""
+        return group.metadata if isinstance(group, KafkaGroup) else lambda: self._outsider(app).metadata()
 
-        Brokers take offsets from an outsider whatever the group does; the leases decide all the same."""
-        if isinstance(group, KafkaGroup):
-            return group.metadata
-        return lambda: self._outsider(app)
-
-    def _outsider(self, app: str) -> Any:
+    def _outsider(self, app: str) -> KafkaOutsider:
         with self._lock:
             if app not in self._outsiders:
-                consumer = self._connection.build(Consumer, Notices(), {"group.id": app, "enable.auto.commit": False})
-                self._outsiders[app] = consumer.consumer_group_metadata()
-                consumer.close()
+                self._outsiders[app] = KafkaOutsider(self._connection, app)
             return self._outsiders[app]
 
     def _lease(self, app: str, task: int, found: Committed | None) -> Lease | None:

@@ -1,4 +1,4 @@
-"""Kafka's topics, offsets and group records, asked for through one admin client."""
+"""Kafka's topics and offsets, asked for through one admin client."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from confluent_kafka import OFFSET_END, ConsumerGroupTopicPartitions, IsolationLevel, KafkaError, KafkaException
+from confluent_kafka import OFFSET_END, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka import TopicCollection as Collection
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs do not re-export all of them
@@ -20,7 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs d
 from streams.core.errors import LogError, LogUnreachable, TopicMismatch, TopicMissing
 from streams.core.record import TopicPartition
 from streams.core.schema import nearest
-from streams.log.base import Committed, TopicInfo, TopicSpec
+from streams.log.base import TopicInfo, TopicSpec
 from streams.log.kafka_errors import DENIED, NO_TOPIC, translate, unreachable
 from streams.log.kafka_settings import Connection, Notices
 
@@ -28,12 +28,8 @@ Answer = TypeVar("Answer")
 
 PASSING = frozenset(
     {
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.NOT_COORDINATOR,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.UNSTABLE_OFFSET_COMMIT,
         KafkaError.REPLICA_NOT_AVAILABLE,
         KafkaError.KAFKA_STORAGE_ERROR,
         KafkaError.OFFSET_NOT_AVAILABLE,
@@ -43,6 +39,7 @@ PASSING = frozenset(
 )
 # Nothing is deleted by time, and event times may lie in the future: brokers refuse more than an hour by default.
 OUR_TOPICS = {"retention.ms": "-1", "message.timestamp.after.max.ms": str(2**63 - 1)}
+LONGEST = 3600.0  # seconds: librdkafka takes no longer timeout
 NAPS = (0.002, 0.05)  # seconds between repetitions: the first, the longest
 
 
@@ -57,6 +54,7 @@ class KafkaAdmin:
     def __init__(self, connection: Connection) -> None:
         self._connection, self._notices = connection, Notices()
         self._patience = connection.timeouts.reach_seconds
+        self._counting: AdminClient | None = None
         self._made: AdminClient | None = connection.build(AdminClient, self._notices, {})  # connects in the background
         self._reached = False
         self._partitions: dict[str, int] = {}
@@ -75,7 +73,7 @@ class KafkaAdmin:
 
     def close(self) -> None:
         """The client's threads end."""
-        self._made = None
+        self._made = self._counting = None
 
     @property
     def _client(self) -> AdminClient:
@@ -243,42 +241,24 @@ class KafkaAdmin:
 
     # ---- groups
 
-    def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed | None]:
-        """The committed offsets and their metadata, stable.
-
-        While a transaction that touches one of them is open, the broker says so and we ask again, until that
-        transaction has ended or would have been ended by its timeout.
-        """
-        places = [Place(p.topic, p.partition) for p in partitions]
-        if not places:
-            return {}
-        deadline = time.monotonic() + self._connection.timeouts.transaction_ms / 1000 + self._patience / 2
-        for nap in _naps():
-            answer = self._client.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group, places)], require_stable=True, request_timeout=self._patience
-            )[group]
-            try:
-                found = answer.result().topic_partitions
-                for place in found:
-                    if place.error is not None:
-                        raise KafkaException(place.error)
-            except KafkaException as error:
-                if error.args[0].code() not in PASSING or time.monotonic() > deadline:
-                    raise self._translated(error, f"the positions of {group!r} are read") from error
-            else:
-                return {
-                    TopicPartition(p.topic, p.partition): Committed(p.offset, p.metadata or "")
-                    if p.offset >= 0
-                    else None
-                    for p in found
-                }
-            time.sleep(nap)
-        raise AssertionError
-
     def members(self, group: str) -> int:
-        """The members of a group that have not timed out."""
-        answer = self._client.describe_consumer_groups([group], request_timeout=self._patience)[group]
-        return len(self._result(answer, f"the members of {group!r} are counted").members)
+        """The members of a group that have not timed out.
+
+        A request to a coordinator that times out inside librdkafka aborts the whole process when the broker comes back
+        (its issue 4605; reproduced with 2.16.0). So it gets no timeout there: we wait for it here, and then drop the
+        client with all that it waits for, which does no harm. No other admin request goes to a coordinator.
+        """
+        if self._counting is None:
+            self._counting = self._connection.build(AdminClient, self._notices, {})
+        answer = self._counting.describe_consumer_groups([group], request_timeout=LONGEST)[group]
+        doing = f"the members of {group!r} are counted"
+        try:
+            return len(answer.result(timeout=self._patience).members)
+        except TimeoutError:
+            self._counting = None
+            raise unreachable(self._connection, doing, self._notices) from None
+        except KafkaException as error:
+            raise self._translated(error, doing) from error
 
     # ---- inside
 

@@ -1,7 +1,8 @@
 """The members of an application on Kafka: a group that shares the partitions of an empty topic, one a task."""
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +10,8 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError
 from confluent_kafka import TopicPartition as Place
 
 from streams.core.errors import LogError, SlotTaken
-from streams.log.base import Group
+from streams.core.record import TopicPartition
+from streams.log.base import Committed, Group
 from streams.log.kafka_admin import KafkaAdmin, tasks_topic
 from streams.log.kafka_errors import CONNECTION, translate
 from streams.log.kafka_settings import RAISED, UNSAID, Connection, Notices, kafka_error
@@ -158,6 +160,51 @@ class KafkaGroup(Group):
             where=f"Kafka at {self._connection.brokers}, group {self._app}",
             fix="give each worker a slot of its own, or stop the other process",
         )
+
+
+class KafkaOutsider:
+    """Knows an application's committed offsets and can speak for its group in a transaction, but is no member.
+
+    Brokers take offsets in a transaction from an outsider whatever the group does; the leases decide all the same.
+    Shared by threads.
+    """
+
+    def __init__(self, connection: Connection, app: str) -> None:
+        self._connection, self._app, self._notices, self._lock = connection, app, Notices(), threading.Lock()
+        self._consumer = connection.build(Consumer, self._notices, connection.outsider(app))
+        self._metadata = self._consumer.consumer_group_metadata()
+
+    def metadata(self) -> Any:
+        """An outsider's, for a transaction."""
+        return self._metadata
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed | None]:
+        """The committed offsets and their metadata, stable: while a transaction that touches one of them is open
+        librdkafka asks again, until that transaction has ended or would have been ended by its timeout."""
+        places = [Place(p.topic, p.partition) for p in partitions]
+        if not places:
+            return {}
+        doing = f"the positions of {self._app!r} are read"
+        seconds = self._connection.timeouts.transaction_ms / 1000 + self._connection.timeouts.reach_seconds / 2
+        with self._lock:
+            try:
+                found = self._consumer.committed(places, seconds)
+            except RAISED as error:
+                raise translate(kafka_error(error), doing, self._connection, self._notices) from error
+            with suppress(*RAISED):
+                self._consumer.poll(0.0)  # brings the notices
+        for place in found:
+            if place.error is not None:
+                raise translate(place.error, doing, self._connection, self._notices)
+        return {
+            TopicPartition(p.topic, p.partition): Committed(p.offset, p.metadata or "") if p.offset >= 0 else None
+            for p in found
+        }
+
+    def close(self) -> None:
+        """The consumer's threads end."""
+        with self._lock:
+            self._consumer.close()
 
 
 def _ignore(tasks: frozenset[int], lost: bool) -> None:

@@ -129,7 +129,7 @@ class Connection:
             "client.id": "streams",
             "error_cb": notices.error,
             "logger": notices,
-            "log_level": INFO,
+            "log_level": 0,
             "enable.metrics.push": False,
             "socket.keepalive.enable": True,
             "socket.nagle.disable": True,
@@ -158,6 +158,7 @@ class Connection:
         """For a transactional producer. librdkafka's queue is bounded: a full one makes `append` wait."""
         return {
             "transactional.id": transactional_id,
+            "log_level": INFO,  # so that a lost coordinator is noticed
             "transaction.timeout.ms": self.timeouts.transaction_ms,
             "socket.timeout.ms": min(10_000, self.timeouts.transaction_ms - 100),
             "topic.metadata.propagation.max.ms": 5_000,
@@ -193,6 +194,17 @@ class Connection:
             "fetch.error.backoff.ms": 50,
             "queued.min.messages": 100_000,
             "queued.max.messages.kbytes": 128 * 1024,
+        }
+
+    def outsider(self, app: str) -> dict[str, Any]:
+        """For a consumer that knows a group's records without being a member."""
+        return {
+            "group.id": app,
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",  # then committed offsets are those of ended transactions
+            "socket.timeout.ms": 10_000,
+            "retry.backoff.ms": 5,  # while a transaction's end is on its way; 100 to 600 ms by default
+            "retry.backoff.max.ms": 20,
         }
 
     def member(self, app: str, slot: str) -> dict[str, Any]:

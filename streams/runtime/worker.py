@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from streams.core.clock import Clock, SystemClock
-from streams.core.errors import Fenced, LogError, LogUnreachable, SlotTaken, StateMismatch
+from streams.core.errors import Fenced, LogError, LogUnreachable, SlotTaken, StateCorrupt
 from streams.core.record import Produced, TopicPartition
 from streams.core.time import text
 from streams.log.base import Committed, Group, LogReader, LogWriter
@@ -137,10 +137,8 @@ class Worker:
             self._fenced(error)
         except SlotTaken:
             raise
-        except StateMismatch:
-            raise
-        except LogError as error:
-            self._abort(type(error).__name__, error)
+        except (LogError, StateCorrupt) as error:
+            self._abort(type(error).__name__, error)  # a damaged store is made anew when its task is taken again
 
     # ---- leases
 

@@ -333,4 +333,4 @@ class RocksModel(Model):
 
 
 TestRocksModel = RocksModel.TestCase
-TestRocksModel.settings = settings(max_examples=40, stateful_step_count=40)
+TestRocksModel.settings = settings(max_examples=25, stateful_step_count=30)

@@ -117,9 +117,6 @@ def test_one_bad_record(name: str, crash: str | None) -> None:
         assert [row["id"] for row in map(json.loads, t.read_raw("out"))] == ["before", "a", "b", "after"]
 
 
-@pytest.mark.xfail(
-    reason="core/schema.py adds bounds to bounds: msgspec refuses them when a worker starts", raises=TypeError
-)
 def test_an_int_out_of_a_range_of_its_own() -> None:
     class Ranged(Schema):
         n: Annotated[int, msgspec.Meta(ge=0, le=10)]

@@ -418,22 +418,3 @@ def test_a_full_disk_under_the_log(place: Place) -> None:
         filler.unlink()
         place.run_until_done()
         assert place.made() == place.right()
-
-
-@pytest.mark.xfail(reason="log/embedded_file.py takes EFBIG for a broken disk: 'disk I/O error', and no way out")
-def test_files_that_may_not_grow(place: Place) -> None:
-    """The like of a full disk or a quota, for those who cannot mount: RLIMIT_FSIZE."""
-    place.feed(20_000)
-    limit = 200_000
-    done = subprocess.run(
-        place.command("run", "program:app", "--commit-interval", "20ms"),
-        cwd=place.path,
-        env=place.environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
-    no_space(checked(done.returncode, done.stdout, done.stderr), str(place.path))
-    place.run_until_done()
-    assert place.made() == place.right()

@@ -371,7 +371,7 @@ def test_a_worker_that_was_silent_for_too_long_is_told_that_its_tasks_are_lost(k
     log = KafkaLog(kafka.bootstrap, timeouts=Timeouts(max_poll_ms=6_000))
     group, told = joined(log, app, "w1", 2), []
     time.sleep(8)
-    group.poll(0.5, lambda tasks, lost: told.append((tasks, lost)))
+    wait(lambda: group.poll(0.1, lambda tasks, lost: told.append((tasks, lost))) is not None and told)
     assert told == [(frozenset({0, 1}), True)]
     wait(lambda: len(group.poll(0.1, unused)) == 2)
     group.leave()

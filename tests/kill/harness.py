@@ -31,13 +31,14 @@ ROOT = Path(__file__).parent.parent.parent
 
 @dataclass
 class Report:
-    """What was done and what was found."""
+    """What was done and what was found. `left`: input records that the last kill left over, so no kill was idle."""
 
     log: str
     seed: int
     kills: int = 0
     by: Counter[str] = field(default_factory=Counter)
     inside_commit: int = 0
+    left: int = 0
     seconds: float = 0.0
     outputs: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -46,7 +47,7 @@ class Report:
         share = self.inside_commit / max(1, self.kills)
         lines = [
             f"{self.log}: {self.kills} kills in {self.seconds:.0f} s, seed {self.seed}, {share:.0%} inside a commit",
-            "  " + ", ".join(f"{k} {v}" for k, v in sorted(self.by.items())),
+            "  " + ", ".join(f"{k} {v}" for k, v in sorted(self.by.items())) + f"; {self.left:,} records were left",
             "  outputs: " + ", ".join(f"{k} {v:,}" for k, v in sorted(self.outputs.items())),
             *(f"  WRONG {w}" for w in self.wrong),
             "  exact" if not self.wrong else "  NOT exact",
@@ -62,15 +63,17 @@ class Runner:
         self.output = directory / "workers.log"
 
     def start(
-        self, app: str, slot: str = "0", environment: Mapping[str, str] | None = None
+        self, app: str, slot: str = "0", environment: Mapping[str, str] | None = None, *arguments: str
     ) -> "subprocess.Popen[bytes]":
+        """A worker that takes its input in small bites, unless the environment says otherwise."""
         where = ["--brokers", self.settings.brokers] if self.settings.brokers else ["--log-dir", self.settings.log_dir]
         command = [sys.executable, "-m", "streams", "run", "tests.kill.program:app", "--slot", slot, *where]
         command += ["--state-dir", str(self.directory / "state"), "--commit-interval", "20ms"]
+        command += arguments
         env = {
             **os.environ,
             "KILL_APP": app,
-            "STREAMS_POLL_RECORDS": "150",
+            "STREAMS_POLL_RECORDS": "50",
             "POLARS_MAX_THREADS": "1",
             **(environment or {}),
         }
@@ -107,9 +110,20 @@ class Runner:
         # The last records (the end marks) may wait for each other; and a broker's end counts transaction markers.
         return all((c := committed[p]) is not None and c.offset >= ends[p] - 2 for p in partitions)
 
+    def left(self, log: Log, app: str) -> int:
+        """Input records that the application has not committed, end marks aside; 0 once it has finished.
+
+        Call it while no worker runs: it ends the commit that a killed worker of slot 0 has left open.
+        """
+        log.fence(app, "0")
+        partitions = [TopicPartition(t, p) for t in (data.TX, data.LABELS) for p in range(data.PARTITIONS)]
+        ends, committed = log.ends(partitions), log.committed(app, partitions)
+        positions = {p: c.offset if (c := committed[p]) is not None else 0 for p in partitions}
+        return sum(max(0, ends[p] - 2 - positions[p]) for p in partitions)
+
     def finish(self, log: Log, app: str, limit: float = 180) -> None:
-        """Run without a kill until everything is processed and the output stands still."""
-        process = self.start(app)
+        """Run without a kill, in large bites, until everything is processed and the output stands still."""
+        process = self.start(app, environment={"STREAMS_POLL_RECORDS": "20000"})
         try:
             deadline = time.monotonic() + limit
             still, last = 0.0, -1
@@ -134,6 +148,18 @@ class Runner:
                 process.kill()
                 process.wait()
 
+    def differences(self, log: Log, reference: str, app: str) -> tuple[dict[str, int], list[str]]:
+        """How many records each output of the reference has, and what is wrong with those of the other application."""
+        outputs, wrong = dict[str, int](), list[str]()
+        for part in (*IN_ORDER, *AS_MULTISET):
+            wanted, found = self.read(log, f"{reference}.{part}"), self.read(log, f"{app}.{part}")
+            outputs[part] = sum(len(v) for v in wanted.values())
+            if not outputs[part]:
+                wrong.append(f"{part}: the reference is empty, which proves nothing")
+            if difference := compare(found, wanted, part in IN_ORDER):
+                wrong.append(f"{part}: {difference}")
+        return outputs, wrong
+
     def tail(self) -> str:
         return self.output.read_bytes()[-4000:].decode(errors="replace")
 
@@ -154,18 +180,29 @@ def compare(found: Mapping[int, list[bytes]], wanted: Mapping[int, list[bytes]],
     return ""
 
 
+def choose(kills: int, rng: random.Random) -> list[str | None]:
+    """Where to kill: 60% after a step of a commit, all steps alike, the others (None) at any moment; shuffled."""
+    named = round(kills * 0.6)
+    whole, rest = divmod(named, len(STEPS))
+    kinds: list[str | None] = [*STEPS * whole, *rng.sample(STEPS, rest), *[None] * (kills - named)]
+    rng.shuffle(kinds)
+    return kinds
+
+
 def kill_test(directory: Path, settings: Settings, kills: int, seed: int, count: int | None = None) -> Report:
-    """Fill the log, run the program uninterrupted under one name and with `kills` SIGKILLs under another; compare."""
+    """Fill the log, run the program uninterrupted under one name and with `kills` SIGKILLs under another; compare.
+
+    `count` transactions are written. If they do not last until the last kill, the report's `left` is 0.
+    """
     name = "kafka" if settings.brokers else "embedded"
     report, rng, started = Report(name, seed), random.Random(seed), time.monotonic()
     log = open_log(settings)
     runner = Runner(directory, settings)
     try:
-        data.fill(log, count or 3000 + kills * 1200, seed)
+        data.fill(log, count or 3000 + kills * 500, seed)
         reference, app = f"plain{seed}", f"killed{seed}"
         runner.finish(log, reference)
-        while report.kills < kills:
-            step = rng.choice(STEPS) if rng.random() < 0.6 else None
+        for step in choose(kills, rng):
             environment = {"STREAMS_CRASH": f"{step}:{rng.randrange(1, 8)}"} if step else {}
             ready = directory / "ready"
             ready.unlink(missing_ok=True)
@@ -175,7 +212,7 @@ def kill_test(directory: Path, settings: Settings, kills: int, seed: int, count:
                 time.sleep(rng.uniform(0, 0.6))
                 process.kill()
             try:
-                code = process.wait(60)
+                code = process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()  # nothing is left to commit, so the step is never reached
                 process.wait()
@@ -185,14 +222,9 @@ def kill_test(directory: Path, settings: Settings, kills: int, seed: int, count:
             report.kills += 1
             report.by[step or "random"] += 1
             report.inside_commit += step is not None and step != "begin"
+        report.left = runner.left(log, app)
         runner.finish(log, app)
-        for part in (*IN_ORDER, *AS_MULTISET):
-            wanted, found = runner.read(log, f"{reference}.{part}"), runner.read(log, f"{app}.{part}")
-            report.outputs[part] = sum(len(v) for v in wanted.values())
-            if not report.outputs[part]:
-                report.wrong.append(f"{part}: the reference is empty, which proves nothing")
-            if difference := compare(found, wanted, part in IN_ORDER):
-                report.wrong.append(f"{part}: {difference}")
+        report.outputs, report.wrong = runner.differences(log, reference, app)
     finally:
         log.close()
     report.seconds = time.monotonic() - started

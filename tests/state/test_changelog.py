@@ -68,6 +68,15 @@ def test_blocks_are_as_large_as_they_may_be(size):
     assert len(values) <= 3_000_000 / 900_000 * 1.5 + 2
 
 
+def test_many_small_stores_share_blocks_up_to_the_limit():
+    rnd = random.Random(3)
+    changes = [Change(f"store {i}", [b"k"], [rnd.randbytes(20_000)]) for i in range(40)]
+    values = encode(changes, 1, b"p", 100_000)
+    assert max(map(len, values)) <= 100_000
+    assert len(values) == 10
+    assert [change for value in values for change in decode(value).changes] == changes
+
+
 def test_a_large_entry_has_a_block_of_its_own():
     large = random.Random(1).randbytes(2_000_000)
     values = encode([Change("s", [b"a", b"b", b"c"], [b"1", large, b"2"])], 1, b"p")
