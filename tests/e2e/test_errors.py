@@ -1,7 +1,6 @@
 """What an operator of the service meets: `python -m streams ...` as a process, its exit code and its message."""
 
 import os
-import resource
 import shutil
 import signal
 import socket

@@ -94,8 +94,8 @@ def joined(log, app, slot, tasks):
 # ---- what cannot be appended
 
 
-def test_a_record_over_the_limit_is_named_and_spoils_the_commit_until_it_is_aborted(log, app, topic):
-    writer = log.writer(app, "w1")
+def test_a_record_over_the_limit_is_named_and_spoils_the_commit_until_it_is_aborted(kafka, log, app, topic):
+    writer = KafkaLog(kafka.bootstrap, {"message.max.bytes": "1000000"}).writer(app, "w1")
     values = [b"a", b"b" * 1_100_000, b"c"]
     with pytest.raises(RecordTooLarge, match=topic) as caught:
         writer.append(Produced(topic, 0, [b"key"] * 3, values, 5))
