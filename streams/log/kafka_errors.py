@@ -38,6 +38,16 @@ CONNECTION = frozenset(
         KafkaError.NETWORK_EXCEPTION,
     }
 )
+MOVING = frozenset(
+    {
+        KafkaError._WAIT_COORD,
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    }
+)
+"""The coordinator is being chosen, loaded or moved (a broker has just started): asking again helps."""
+
 NO_TOPIC = frozenset(
     {
         KafkaError.UNKNOWN_TOPIC_OR_PART,

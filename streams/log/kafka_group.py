@@ -13,7 +13,7 @@ from streams.core.errors import LogError, SlotTaken
 from streams.core.record import TopicPartition
 from streams.log.base import Committed, Group
 from streams.log.kafka_admin import KafkaAdmin, tasks_topic
-from streams.log.kafka_errors import CONNECTION, translate
+from streams.log.kafka_errors import CONNECTION, MOVING, translate
 from streams.log.kafka_settings import RAISED, UNSAID, Connection, Notices, kafka_error
 
 COUNTED = 5.0  # seconds for which a count of the members is believed
@@ -186,16 +186,21 @@ class KafkaOutsider:
             return {}
         doing = f"the positions of {self._app!r} are read"
         seconds = self._connection.timeouts.transaction_ms / 1000 + self._connection.timeouts.reach_seconds / 2
+        deadline = time.monotonic() + seconds
         with self._lock:
-            try:
-                found = self._consumer.committed(places, seconds)
-            except RAISED as error:
-                raise translate(kafka_error(error), doing, self._connection, self._notices) from error
-            with suppress(*RAISED):
-                self._consumer.poll(0.0)  # brings the notices
-        for place in found:
-            if place.error is not None:
-                raise translate(place.error, doing, self._connection, self._notices)
+            while True:
+                try:
+                    found = self._consumer.committed(places, max(0.1, deadline - time.monotonic()))
+                    failed = next((place.error for place in found if place.error is not None), None)
+                except RAISED as error:
+                    failed = kafka_error(error)
+                with suppress(*RAISED):
+                    self._consumer.poll(0.0)  # brings the notices
+                if failed is None:
+                    break
+                if failed.code() not in MOVING or time.monotonic() >= deadline:
+                    raise translate(failed, doing, self._connection, self._notices)
+                time.sleep(0.05)
         return {
             TopicPartition(p.topic, p.partition): Committed(p.offset, p.metadata or "") if p.offset >= 0 else None
             for p in found

@@ -19,7 +19,7 @@ from streams.log.kafka_settings import Connection
 from streams.log.kafka_transactions import Transactions
 from streams.protocol import Lease
 
-MOST_METADATA = 4096  # bytes: brokers refuse more with an offset, unless told otherwise
+MOST_METADATA = 4095  # bytes: brokers refuse more than 4096 with an offset, and confluent_kafka adds a zero byte
 NO_PARTITION = -1  # librdkafka's: choose by the key
 
 Members = Callable[[], Any]

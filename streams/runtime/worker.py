@@ -26,6 +26,7 @@ _GAUGES = 1.0
 _ENDS = 5.0
 _TRIM = 30.0
 _FENCED_AGAIN = 60.0
+_FENCES = 3
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Worker:
         self._appended: dict[str, int] = {}
         self._failed: Exception | None = None
         self._last_commit = self._looked = self._gauged = self._ends_at = self._trimmed = 0.0
-        self._fenced_at: float | None = None
+        self._fences: list[float] = []
         self._paused: set[TopicPartition] = set()
         self._committed: dict[TopicPartition, Committed] = {}
         self._was_busy = False
@@ -159,7 +160,7 @@ class Worker:
             self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note
         )
         if takeover:
-            self._fenced_at = None
+            self._fences.clear()
         wanted = [tp for n in taken for tp in self._inputs_of(n)]
         committed = self.log.committed(plan.app, wanted) if wanted else {}
         for number, lease in taken.items():
@@ -403,15 +404,33 @@ class Worker:
     # ---- when something breaks
 
     def _fenced(self, error: Fenced) -> None:
+        """Begin anew; raise SlotTaken where nothing but a second process in our slot explains the fences.
+
+        A worker that joins can fence us twice in a row, in good order: our commit in the middle of its joining is
+        refused (a stale generation), so the leases are dropped without being given back; whoever gets such a task from
+        the group fences us then. Leases that other slots hold show that it is this. They are read after the abort,
+        since a stable read would wait for our own open commit.
+        """
         now = self._clock.monotonic()
-        if self._fenced_at is not None and now - self._fenced_at < _FENCED_AGAIN:
+        self._fences = [at for at in self._fences if now - at < _FENCED_AGAIN] + [now]
+        self._abort("fenced", error)
+        if self._others_hold():
+            self._fences.clear()
+        elif len(self._fences) >= _FENCES:
             raise SlotTaken(
-                f"fenced twice within a minute without a takeover: two processes run as slot {self.settings.slot!r}",
+                f"fenced {_FENCES} times within a minute without a takeover: two processes run as slot "
+                f"{self.settings.slot!r}",
                 where=str(error).splitlines()[0],
                 fix="give each worker its own --slot",
             ) from error
-        self._fenced_at = now
-        self._abort("fenced", error)
+
+    def _others_hold(self) -> bool:
+        """Another slot holds a lease; False if that cannot be read now."""
+        try:
+            found = self.log.leases(self.plan.app, range(len(self.plan.tasks))).values()
+        except LogError:
+            return False
+        return any(lease is not None and lease.held and lease.slot != self.settings.slot for lease in found)
 
     def _abort(self, reason: str, error: Exception) -> None:
         """Drop everything open, get a new writer, and let every lease be taken anew."""

@@ -5,7 +5,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 from streams import broker
 from streams.app import open_log
 from streams.log.base import Log
+from streams.protocol import Lease
 from streams.settings import Settings
 from tests.kill import data, program
 from tests.kill.harness import Runner
@@ -31,40 +32,42 @@ class Pair:
         self.runner, self.log, self.app = runner, log, app
         self._arguments, self._environment = arguments, {"STREAMS_POLL_RECORDS": str(bite)}
         self.processes: dict[str, Process] = {}
-        for slot in "ab":
-            self.start(slot)
 
     def start(self, slot: str) -> None:
-        self.processes[slot] = self.runner.start(self.app, slot, self._environment, *self._arguments)
+        """Start it and wait until it has joined; whether it works says `until_working`."""
+        ready = self.runner.directory / f"ready-{slot}"
+        ready.unlink(missing_ok=True)
+        environment = {**self._environment, "STREAMS_READY_FILE": str(ready)}
+        self.processes[slot] = self.runner.start(self.app, slot, environment, *self._arguments)
+        self._wait(f"{slot} has joined", ready.exists)
 
     def kill(self, slot: str) -> None:
         self.processes[slot].kill()
         assert self.processes[slot].wait() == -signal.SIGKILL
 
-    def held(self) -> Mapping[str, int]:
-        """How many tasks each slot holds."""
-        found = [
-            lease for lease in self.log.leases(self.app, range(TASKS)).values() if lease is not None and lease.held
-        ]
-        return {slot: sum(lease.slot == slot for lease in found) for slot in "ab"}
+    def leases(self) -> dict[int, Lease]:
+        """The lease records that there are, by task."""
+        found = self.log.leases(self.app, range(TASKS))
+        return {task: lease for task, lease in found.items() if lease is not None}
 
-    def until(self, what: str, true: Callable[[Mapping[str, int]], bool]) -> None:
-        """Wait until the leases are so; fails if a worker ends meanwhile."""
+    def until_working(self, *slots: str) -> None:
+        """Wait until all tasks are held by these slots alone, and each of them has made a commit from now on."""
+        before = self.leases()
+
+        def working() -> bool:
+            now = {task: lease for task, lease in self.leases().items() if lease.held}
+            moved = {x.slot for task, x in now.items() if task not in before or x.sequence > before[task].sequence}
+            return len(now) == TASKS and {x.slot for x in now.values()} == set(slots) <= moved
+
+        self._wait(f"{slots} are at work", working)
+
+    def _wait(self, what: str, true: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not true(held := self.held()):
+        while not true():
             for slot, process in self.processes.items():
                 assert process.poll() is None, f"{slot} ended with {process.returncode}:\n{self.runner.tail()}"
-            assert time.monotonic() < deadline, f"not {what}, but {held}:\n{self.runner.tail()}"
+            assert time.monotonic() < deadline, f"not so: {what}; {self.leases()}\n{self.runner.tail()}"
             time.sleep(0.05)
-
-    def until_shared(self) -> None:
-        """Every task is held, and each worker holds some."""
-        self.until("shared", lambda held: min(held.values()) > 0 and sum(held.values()) == TASKS)
-
-    def commits(self, slot: str) -> int:
-        """The sum of the commit sequences of the tasks that a slot holds."""
-        leases = self.log.leases(self.app, range(TASKS)).values()
-        return sum(lease.sequence for lease in leases if lease is not None and lease.held and lease.slot == slot)
 
     def stop(self) -> None:
         for process in self.processes.values():
@@ -90,8 +93,11 @@ def pair(directory: Path, settings: Settings, count: int, *arguments: str, bite:
         runner.finish(log, "plain")
         both = Pair(runner, log, "shared", *arguments, bite=bite)
         try:
-            both.until_shared()
+            for slot in "ab":
+                both.start(slot)
+            both.until_working("a", "b")
             yield both
+            both.until_working("a", "b")
             both.stop()
         finally:
             both.end()
@@ -107,18 +113,17 @@ def kill_in_turn(both: Pair, rounds: int, seed: int) -> None:
     rng = random.Random(seed)
     for number in range(rounds):
         slot = "ab"[number % 2]
-        time.sleep(rng.uniform(0.2, 1.0))
-        assert both.held()[slot] > 0
+        time.sleep(rng.uniform(0.0, 0.5))
         both.kill(slot)
-        time.sleep(rng.choice([0.0, 0.5]))
+        time.sleep((0.0, 0.7)[number // 2 % 2])
         both.start(slot)
-        both.until_shared()
+        both.until_working("a", "b")
 
 
 @pytest.mark.slow
 @pytest.mark.kafka
 def test_a_killed_worker_comes_back_on_kafka(tmp_path: Path) -> None:
-    with broker.start() as own, pair(tmp_path, Settings(brokers=own.bootstrap), 6000) as both:
+    with broker.start() as own, pair(tmp_path, Settings(brokers=own.bootstrap), 6000, bite=4) as both:
         kill_in_turn(both, rounds=4, seed=1)
 
 
@@ -137,16 +142,11 @@ def test_a_worker_that_stood_still_spoils_nothing(tmp_path: Path) -> None:
     file.write_text("[kafka]\n" + "".join(f'"{k}" = "{v * 1000:.0f}"\n' for k, v in intervals.items()))
     with (
         broker.start() as own,
-        pair(tmp_path, Settings(brokers=own.bootstrap), 9000, "--settings", str(file)) as both,
+        pair(tmp_path, Settings(brokers=own.bootstrap), 9000, "--settings", str(file), bite=4) as both,
     ):
-        zombie, other = "a", "b"
         since = time.monotonic()
-        both.processes[zombie].send_signal(signal.SIGSTOP)
-        both.until("taken over", lambda held: held == {zombie: 0, other: TASKS})
-        taken = both.commits(other)
-        while time.monotonic() - since <= MAX_POLL + 1 or both.commits(other) <= taken:
-            time.sleep(0.1)
-        both.processes[zombie].send_signal(signal.SIGCONT)
-        both.until_shared()  # it takes tasks anew ...
-        before = {slot: both.commits(slot) for slot in "ab"}
-        both.until("at work", lambda _: all(both.commits(slot) > before[slot] for slot in "ab"))  # ... and goes on
+        both.processes["a"].send_signal(signal.SIGSTOP)
+        both.until_working("b")
+        time.sleep(max(0.0, since + MAX_POLL + 1 - time.monotonic()))
+        both.processes["a"].send_signal(signal.SIGCONT)
+        both.until_working("a", "b")  # it has taken tasks anew, and goes on

@@ -1,30 +1,24 @@
 """What the log on a real Kafka promises beyond the contract's suite (tests/contract)."""
 
 import os
-import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, KafkaError
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
-from streams import broker
 from streams.core.errors import Fenced, LogError, RecordTooLarge, SlotTaken, TopicMismatch, TopicMissing
 from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, TopicSpec
 from streams.log.kafka import KafkaLog, Timeouts
 from streams.protocol import Lease
+from tests.kafka.steps import gather, joined, new_topic, produced, unused, values_of, wait
 
 pytestmark = pytest.mark.kafka
-
-
-def unused(tasks, lost):
-    """A callback for groups from which nothing is taken."""
 
 
 @pytest.fixture
@@ -42,53 +36,6 @@ def app():
 @pytest.fixture
 def topic(log):
     return new_topic(log, 1)
-
-
-@pytest.fixture(scope="module")
-def own():
-    """A broker that the tests of this file may stop and kill."""
-    with broker.start() as started:
-        yield started
-
-
-def new_topic(log, partitions):
-    name = f"t-{uuid.uuid4().hex[:12]}"
-    log.create([TopicSpec(name, partitions, {})])
-    return name
-
-
-def produced(topic, *values):
-    return Produced(topic, 0, [None] * len(values), [value.encode() for value in values], 5)
-
-
-def values_of(log, topic, partitions=1):
-    """All committed values, and the reader's position at the end."""
-    reader, found = log.reader(), {}
-    places = [TopicPartition(topic, number) for number in range(partitions)]
-    reader.assign(dict.fromkeys(places, 0))
-    wait(lambda: gather(reader, found) and all(map(reader.caught_up, places)))
-    assert {place: reader.position(place) for place in places} == log.ends(places)
-    reader.close()
-    return [found.get(place, []) for place in places]
-
-
-def gather(reader, found):
-    for run in reader.poll(10_000, 0.1):
-        found.setdefault(run.source, []).extend(run.values())
-    return True
-
-
-def wait(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-    return True
-
-
-def joined(log, app, slot, tasks):
-    group = log.group(app, slot, tasks)
-    wait(lambda: len(group.poll(0.1, unused)) == tasks)
-    return group
 
 
 # ---- what cannot be appended
@@ -130,13 +77,13 @@ def test_a_partition_that_does_not_exist_is_refused_at_once(log, app, topic):
 def test_metadata_that_brokers_would_refuse_is_refused_before_anything_is_sent(log, app, topic):
     writer = log.writer(app, "w1")
     writer.append(produced(topic, "a"))
-    with pytest.raises(LogError, match="4096 bytes"):
-        writer.commit({TopicPartition(topic, 0): Committed(1, "x" * 4097)}, {})
+    with pytest.raises(LogError, match="4095 bytes"):
+        writer.commit({TopicPartition(topic, 0): Committed(1, "x" * 4096)}, {})
     with pytest.raises(LogError, match="lease record of task 3"):
         writer.commit({}, {3: Lease("w1", True, "f" * 5000, 1)})
-    writer.commit({TopicPartition(topic, 0): Committed(1, "x" * 4096)}, {})
+    writer.commit({TopicPartition(topic, 0): Committed(1, "x" * 4095)}, {})
     writer.close()
-    assert log.committed(app, [TopicPartition(topic, 0)]) == {TopicPartition(topic, 0): Committed(1, "x" * 4096)}
+    assert log.committed(app, [TopicPartition(topic, 0)]) == {TopicPartition(topic, 0): Committed(1, "x" * 4095)}
 
 
 def test_a_full_queue_makes_append_wait_and_keeps_the_order(kafka, app, topic):
@@ -205,41 +152,6 @@ def test_how_long_a_commit_takes(log, app):
     assert log.leases(app, [0, 3]) == {task: Lease("w1", True, "f", count - 1) for task in (0, 3)}
 
 
-@pytest.mark.slow
-def test_a_broker_that_stands_still_or_dies_during_a_commit_leaves_all_of_it_or_nothing(own, app):
-    log = KafkaLog(own.bootstrap)
-    topic, writer, done = new_topic(log, 1), log.writer(app, "w1"), []
-    for number, pause in enumerate([0.3, 6.0, None]):
-        writer.append(produced(topic, f"{number}"))
-        if number == 1:
-            writer.flush()  # then only offsets and EndTxn meet the standstill
-        if pause is None:
-            own.kill()
-            wake = threading.Thread(target=own.start_again)
-        else:
-            os.kill(own.pid, signal.SIGSTOP)
-            wake = threading.Timer(pause, os.kill, (own.pid, signal.SIGCONT))
-        wake.start()
-        try:
-            writer.commit({TopicPartition(topic, 0): Committed(number)}, {0: Lease("w1", True, "f", number)})
-            print(f"paused {pause}: committed, suspect {writer.suspect}")
-        except LogError as error:
-            print(f"paused {pause}: {type(error).__name__}")
-        wake.join()
-        writer.close()
-        writer = log.writer(app, "w1")  # settles it
-        lease = log.leases(app, [0])[0]
-        if lease is not None and lease.sequence == number:
-            done.append(b"%d" % number)
-        assert values_of(log, topic) == [done]
-        assert log.committed(app, [TopicPartition(topic, 0)])[TopicPartition(topic, 0)] == (
-            Committed(int(done[-1])) if done else None
-        )
-    assert len(done) >= 2
-    writer.close()
-    log.close()
-
-
 # ---- reading
 
 
@@ -279,39 +191,6 @@ def test_a_topic_that_is_deleted_under_a_reader_is_missed(log, kafka):
     reader.unassign([TopicPartition(gone, 0)])
     assert reader.poll(10, 0.1) == []
     reader.close()
-
-
-@pytest.mark.slow
-def test_nobody_is_caught_up_while_the_broker_is_silent_or_gone(own, app):
-    log = KafkaLog(own.bootstrap)
-    places = [TopicPartition(new_topic(log, 2), number) for number in range(2)]
-    reader = log.reader()
-    reader.assign(dict.fromkeys(places, 0))
-
-    def all_are(state):
-        return lambda: reader.poll(10, 0.1) == [] and all(reader.caught_up(place) is state for place in places)
-
-    def stay(state, seconds):
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            assert all_are(state)()
-
-    wait(all_are(True))
-    stay(True, 5)
-    os.kill(own.pid, signal.SIGSTOP)
-    try:
-        wait(all_are(False), 15)
-        stay(False, 2)
-    finally:
-        os.kill(own.pid, signal.SIGCONT)
-    wait(all_are(True))
-    own.kill()
-    wait(all_are(False), 15)
-    own.start_again()
-    wait(all_are(True))
-    log.ends(places)  # whose leaders are of another epoch now
-    reader.close()
-    log.close()
 
 
 # ---- topics and records of the group
@@ -376,6 +255,20 @@ def test_a_worker_that_was_silent_for_too_long_is_told_that_its_tasks_are_lost(k
     wait(lambda: len(group.poll(0.1, unused)) == 2)
     group.leave()
     log.close()
+
+
+def test_to_be_put_out_once_is_no_proof_of_a_second_process(log, app):
+    group, told = joined(log, app, "w1", 2), []
+    fenced = KafkaError(KafkaError.FENCED_INSTANCE_ID)  # what a broker that stood still can say of ourselves
+    group.poll(0.0, lambda tasks, lost: told.append((tasks, lost)))
+    group._judge(fenced)
+    assert told == [(frozenset({0, 1}), True)]
+    wait(lambda: len(group.poll(0.1, unused)) == 2)
+    with pytest.raises(SlotTaken, match="'w1'"):
+        group._judge(fenced)
+    with pytest.raises(SlotTaken):
+        group.poll(0.0, unused)
+    group.leave()
 
 
 MEMBER = """
