@@ -149,6 +149,37 @@ def check_restored(task: str, lease: int, changelog: int | None, store: int) -> 
     )
 
 
+def check_program(
+    task: str, sequence: int, inputs_then: set[str], inputs: set[str], stores_then: set[str], stores: set[str]
+) -> None:
+    """The program may have changed between two runs: what a task has committed must still fit it. A store may be added;
+    inputs must be the same, and no store may be missing.
+
+    >>> check_program("0/0", 7, {"tx"}, {"tx"}, {"a/values"}, {"a/values", "b/values"})
+    >>> check_program("0/0", 7, {"tx"}, {"labels"}, set(), set())
+    Traceback (most recent call last):
+    streams.core.errors.StateMismatch: the program has changed: task 0/0 reads other topics than it did
+      where: then tx; now labels
+      fix:   run the old program, or the new one under another app name (it begins anew)
+    """
+    if sequence == 0:
+        return
+    fix = "run the old program, or the new one under another app name (it begins anew)"
+    if inputs_then != inputs:
+        then = ", ".join(sorted(inputs_then)) or "kept elsewhere"
+        raise StateMismatch(
+            f"the program has changed: task {task} reads other topics than it did",
+            where=f"then {then}; now {', '.join(sorted(inputs))}",
+            fix=fix,
+        )
+    if not stores_then <= stores:
+        raise StateMismatch(
+            f"the program has changed: task {task} has kept state that no operator of it wants",
+            where=f"stores {', '.join(sorted(stores_then - stores))}",
+            fix=f"{fix}; an operator that was renamed keeps its state with .named(OLD_ID)",
+        )
+
+
 def local_state_usable(
     *, store_sequence: int, lease_sequence: int, store_offset: int, changelog_start: int, same_topic: bool
 ) -> bool:

@@ -1,9 +1,9 @@
 """What a program needs from a log: its topics, found and made, and where its tasks lie."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from streams.core.errors import TopicMissing
+from streams.core.errors import TopicMismatch, TopicMissing
 from streams.core.schema import nearest
 from streams.core.stream import Node
 from streams.core.topology import SubTopology, TaskId, Topology
@@ -83,18 +83,33 @@ def prepare(app: str, topology: Topology, log: Log, dead_letters: str, partition
     counts = topology.place({t: i.partitions for t, i in found.items()}, partitions)
     tasks = topology.tasks(counts)
     most = max(counts.values())
-    own = [TopicSpec(lease_topic(app), len(tasks), _INTERNAL), TopicSpec(dead_letters, most, _INTERNAL)]
+    bound = [TopicSpec(lease_topic(app), len(tasks), _INTERNAL)]
+    free = [TopicSpec(dead_letters, most, _INTERNAL)]
     for sub in topology.subs:
         if sub.stateful:
-            own.append(TopicSpec(changelog_topic(app, sub.index), counts[sub.index], _INTERNAL))
+            bound.append(TopicSpec(changelog_topic(app, sub.index), counts[sub.index], _INTERNAL))
         for item in sub.inputs:
             if item.shuffle:
                 settings = {**_INTERNAL, "segment.bytes": "67108864"}
-                own.append(TopicSpec(shuffle_topic(app, item.node), counts[sub.index], settings))
+                bound.append(TopicSpec(shuffle_topic(app, item.node), counts[sub.index], settings))
         for node in sub.nodes:
             if node.sink is not None:
-                own.append(TopicSpec(node.sink.topic, node.sink.partitions or most, {"retention.ms": "-1"}))
-    log.create(own)
-    topics = {**found, **log.topics([t.name for t in own])}
+                free.append(TopicSpec(node.sink.topic, node.sink.partitions or most, {"retention.ms": "-1"}))
+    log.create([*bound, *free])
+    topics = {**found, **log.topics([t.name for t in (*bound, *free)])}
+    _check_counts(app, topics, bound)
     fingerprint = topology.fingerprint(counts)
     return Plan(app, topology, counts, topics, fingerprint, tuple(tasks), dead_letters)
+
+
+def _check_counts(app: str, topics: Mapping[str, TopicInfo], bound: Sequence[TopicSpec]) -> None:
+    """State, leases and shuffles are bound to their partitions: a changed count must stop, not mix them up."""
+    for spec in bound:
+        have = topics[spec.name].partitions
+        if have != spec.partitions:
+            raise TopicMismatch(
+                f"topic {spec.name!r} has {have} partitions, the program needs {spec.partitions}",
+                where=f"application {app!r}",
+                fix="the partition count of a source topic, or the program, has changed since the first run: go back "
+                "to the old one, or run the program under another app name (it begins anew)",
+            )

@@ -34,6 +34,7 @@ class TaskPosition(msgspec.Struct, array_like=True):
     inputs: dict[str, InputPosition]
     frontier: int = NEVER
     drained: int = NEVER
+    stores: list[str] = []
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)

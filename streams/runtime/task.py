@@ -37,6 +37,7 @@ from streams.state.base import Mark, StateStore
 from streams.state.changelog import Replay, encode
 
 _MARKER_SECONDS = 0.2
+_MARKERS = 20.0
 
 
 class State(Enum):
@@ -117,6 +118,14 @@ class Task:
             note = committed.get(self.partitions[0])
             if note is not None and note.note:
                 position = TaskPosition.decode(base64.b64decode(note.note))
+        protocol.check_program(
+            str(self.id),
+            self.lease.sequence,
+            set(position.inputs),
+            {i.topic for i in self.sub.inputs},
+            set(position.stores),
+            set(self.sub.stores),
+        )
         self._place(position)
         self._open_chain()
         self.restore_seconds = perf_counter() - started
@@ -163,11 +172,11 @@ class Task:
                     self.restored_entries += len(records)
                 replay.flush()
                 if reader.caught_up(self._changelog):
-                    # The end has been reached: what is missing now will not come. A short wait covers a last fetch
-                    # that is still under way between the reader's end-of-partition and the newest commit.
+                    # The end has been reached. What is missing can still come: a broker that fails over may write a
+                    # transaction's marker late, but not later than the transaction's timeout.
                     now = self._tools.clock.monotonic()
                     quiet = quiet if quiet is not None else now
-                    if now - quiet > 5.0 or not self.lease.sequence:
+                    if now - quiet > _MARKERS or not self.lease.sequence:
                         break
                 yield
             replay.flush()
@@ -205,6 +214,8 @@ class Task:
         for item in fresh:
             partition = named[item.spec.topic]
             item.next = item.fresh = ends.get(partition, starts[partition])
+        if latest:
+            self.touched = True  # "latest" was chosen now: a restart must not choose again
 
     def _open_chain(self) -> None:
         plan = self._tools.plan
@@ -271,8 +282,7 @@ class Task:
             elif now - item.idle_since >= item.source.idle / 1000:
                 item.channels[0].idle = changed = True
         if changed:
-            if self._shuffles:
-                self.touched = True
+            self.touched = True
             self.step()
 
     def drain(self, now: float) -> None:
@@ -295,6 +305,7 @@ class Task:
     def changelog(self, lease: Lease) -> tuple[dict[TopicPartition, Committed], bytes]:
         """Append the changelog blocks of this commit (step 4); the positions to commit, and as in the last block."""
         position = self.release.position()
+        position.stores = list(self.sub.stores)
         raw = position.encode()
         if self._changelog is not None:
             assert self.store is not None

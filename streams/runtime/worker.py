@@ -27,6 +27,7 @@ _ENDS = 5.0
 _TRIM = 30.0
 _FENCED_AGAIN = 60.0
 _FENCES = 3
+_HOPELESS = 12  # aborts in a row for another reason than a log that cannot be reached
 
 
 @dataclass
@@ -119,15 +120,20 @@ class Worker:
         try:
             self._poll_group()
             self._restore()
-            busy = self._was_busy = self._read()
+            self._was_busy = self._read()
             now = self._clock.monotonic()
-            if now - self._looked >= _IDLE_LOOK and not busy:
+            if now - self._looked >= _IDLE_LOOK:
                 self._looked = now
                 for task in self._running():
                     assert self._reader is not None
                     task.look_idle(self._reader.caught_up, now)
+                    self._hold_back(task)
             if self._commit_due(now):
                 self._commit()
+            if self._writer is not None and self._writer.suspect:
+                # While the commit was in doubt another worker may have fenced us and taken a task. A new writer alone
+                # would hide that: every lease is taken anew.
+                raise LogError("the last commit was in doubt for a while")
             if now - self._gauged >= _GAUGES:
                 self._gauged = now
                 self._gauge()
@@ -180,7 +186,7 @@ class Worker:
             return
         try:
             if lost:
-                raise Fenced("the group has given our tasks to others", fix="nothing: the tasks are taken anew")
+                raise LogError("the group has given our tasks to others", fix="nothing: the tasks are taken anew")
             self._commit(release=mine)
             for number in mine:
                 self._drop(number)
@@ -315,8 +321,6 @@ class Worker:
         self._appended = {}
         self.status.commits += 1
         self.status.last_commit_seconds = spent
-        if self._writer.suspect:
-            self._renew_writer()
 
     def _ends(self, touched: list[Task], now: float) -> dict[TopicPartition, int]:
         """Now and then: where the changelogs end, so that the next restore need not read from far back.
@@ -398,8 +402,14 @@ class Worker:
             for tp, item in zip(task.partitions, task.inputs, strict=True)
             if item.source is None and tp in self._committed
         }
-        if before:
+        if not before:
+            return
+        try:
             self.log.trim(before)
+        except LogError as error:  # nothing is lost but space
+            if "trim" not in self._warned:
+                self._warned.add("trim")
+                self.tools.note(f"consumed shuffle blocks cannot be deleted: {str(error).splitlines()[0]}")
 
     # ---- when something breaks
 
@@ -440,9 +450,14 @@ class Worker:
         for number in list(self._tasks):
             self._drop(number)
         self._appended, self._committed = {}, {}
-        self._aborts += 1
-        if self._aborts > 1:  # the same trouble again, with no commit in between: do not spin
+        self._aborts = 0 if isinstance(error, LogUnreachable) else self._aborts + 1
+        if self._aborts > _HOPELESS:
+            raise error  # the same trouble again and again, with no commit in between
+        if self._aborts > 1:
             self._pause(min(5.0, 0.05 * 2.0**self._aborts))
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = self.log.reader()
         self._renew_writer()
 
     def _pause(self, seconds: float) -> None:
@@ -460,7 +475,9 @@ class Worker:
         while self._writer is None:
             try:
                 self._writer = self.log.writer(self.plan.app, self.settings.slot, self._group)
-            except LogUnreachable as error:
+            except SlotTaken:
+                raise
+            except LogError as error:
                 if self._stopping:
                     raise
                 self.tools.note(f"{error.what}; trying again in {wait:.2g} s")
