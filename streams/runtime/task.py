@@ -128,6 +128,13 @@ class Task:
         )
         self._place(position)
         self._open_chain()
+        if self.release.watermark > NEVER:
+            self._advanced = self.release.watermark
+            self.chain.advance(self._advanced)
+        if self._shuffles:
+            # What the readers were told is not kept: tell them again, or a marker that was due when the last worker
+            # died would never come, if there is nothing left to read.
+            self.touched = True
         self.restore_seconds = perf_counter() - started
         self.state = State.RUNNING
 
