@@ -17,15 +17,12 @@ process. Traps of rocksdict that shape this module, all measured; tests/state/te
   into a shard of the cache and are read anew for each key (12 us instead of 3).
 """
 
-import re
 import shutil
 import time
-from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -45,25 +42,22 @@ from rocksdict import (
     WriteOptions,
 )
 
-from streams.core.errors import DiskFull, StateCorrupt, StateError, StateInUse, StateMismatch
-from streams.core.store import KeyValueStore, StoreSpec
+from streams.core.errors import StateError, StateInUse, StateMismatch
+from streams.core.store import StoreSpec
 from streams.state.base import Change, Mark, StateStore
+from streams.state.files import DAMAGED, Manifest, corrupt, endless, manifest_of, named
+from streams.state.overlay import CachedMap, CleanEntries
 
 FORMAT = 1
 """The version of the layout: a column family `map:<name>` for each map, and `meta` with one record."""
 
-ENTRY_BYTES = 140
-"""What an entry takes in memory beside its bytes: the heads of two objects and their place in a dictionary."""
-
-_META, _MAP, _RECORD, _DAMAGED = "meta", "map:", b"mark", "DAMAGED"
+_META, _MAP, _RECORD = "meta", "map:", b"mark"
 _MB = 1 << 20
-_READ = 1000  # keys in one read: sorted runs of this size are the fastest
 _STALL_SECONDS = 60.0
-_UNKNOWN: Any = object()
 
 
 class _Meta(msgspec.Struct, array_like=True):
-    """The record in `meta`: the mark, and what of the manifest was there when it was written (`_Manifest.seen`)."""
+    """The record in `meta`: the mark, and what of the manifest was there when it was written (`Manifest.seen`)."""
 
     format: int
     sequence: int
@@ -71,25 +65,6 @@ class _Meta(msgspec.Struct, array_like=True):
     offset: int
     position: bytes
     manifest: tuple[str, int, int]
-
-
-class _Manifest:
-    """The manifest in use: its name, and length and CRC32 of what was seen of it."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory, self._name, self._size, self._crc = directory, "", 0, 0
-
-    def seen(self) -> tuple[str, int, int]:
-        """Read on: it only grows, and RocksDB starts another one when writing it has failed."""
-        with suppress(OSError):
-            name = (self._directory / "CURRENT").read_text().strip()
-            if name != self._name:
-                self._name, self._size, self._crc = name, 0, 0
-            with (self._directory / name).open("rb") as file:
-                file.seek(self._size)
-                added = file.read()
-            self._size, self._crc = self._size + len(added), crc32(added, self._crc)
-        return self._name, self._size, self._crc
 
 
 @cache
@@ -144,122 +119,6 @@ def _no_slowdown() -> WriteOptions:
     return options
 
 
-def _lengths(items: Iterable[bytes | None]) -> int:
-    return sum(map(len, filter(None, items)))
-
-
-class _Entries(dict[bytes, bytes | None]):
-    """Entries that know about how many bytes they take in memory."""
-
-    size = 0
-
-    def merge(self, fresh: dict[bytes, bytes | None]) -> None:
-        if fresh:
-            before, replaced = len(self), _lengths(map(self.get, fresh))
-            self.update(fresh)
-            added = len(self) - before
-            self.size += _lengths(fresh.values()) - replaced + added * (ENTRY_BYTES + _lengths(fresh) // len(fresh))
-
-
-class _Cache:
-    """The clean entries of all maps of a task, at most `limit` bytes, in two generations: when the young one is full,
-    it becomes the old one, and what was not used since the last time goes at once. So a hit costs one look-up."""
-
-    def __init__(self, limit: int) -> None:
-        self._half = limit // 2
-        self.maps: list[RocksMap] = []
-
-    def keep(self, where: "RocksMap", fresh: dict[bytes, bytes | None]) -> None:
-        """Remember what is on disk now; of more than fits, a part. No entry of the map is stale afterwards."""
-        size = self._size(fresh)
-        if size > self._half:
-            where.forget()
-            fresh = dict(islice(fresh.items(), len(fresh) * self._half // size))
-            size = self._size(fresh)
-            if size > self._half:
-                return
-        if sum(each.young.size for each in self.maps) + size > self._half:
-            for each in self.maps:
-                each.young, each.old = _Entries(), each.young
-        where.young.merge(fresh)
-
-    def _size(self, entries: dict[bytes, bytes | None]) -> int:
-        return len(entries) * ENTRY_BYTES + _lengths(entries) + _lengths(entries.values())
-
-
-class RocksMap(KeyValueStore):
-    """One map: the overlay over clean entries (young, old) over a column family."""
-
-    def __init__(self, store: "RocksStore", name: str) -> None:
-        self._store, self._name, self.cached = store, name, True
-        self.overlay, self.young, self.old = _Entries(), _Entries(), _Entries()
-        self._order: list[bytes] = []  # the overlay's keys sorted, but for those put since the last look
-
-    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        over, young = self.overlay, self.young
-        found: list[bytes | None] = [over[k] if k in over else young.get(k, _UNKNOWN) for k in keys]
-        missing = [i for i, value in enumerate(found) if value is _UNKNOWN]
-        if missing:
-            read = self._read({keys[i] for i in missing})
-            for i in missing:
-                found[i] = read[keys[i]]
-        return found
-
-    def put_many(self, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
-        self.overlay.merge(dict(zip(keys, values, strict=True)))
-
-    def scan(self, start: bytes = b"", stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        """What the contract says. Damage found on the way is raised, never taken for the end."""
-        if stop is not None and stop <= start:
-            return iter(())
-        order = self._sorted()
-        keys = order[bisect_left(order, start) : len(order) if stop is None else bisect_left(order, stop)]
-        return _merged(keys, [self.overlay[key] for key in keys], self._store.cursor(self._name, start, stop))
-
-    def change(self) -> Change:
-        """The overlay, sorted."""
-        keys = list(self._sorted())
-        return Change(self._name, keys, [self.overlay[key] for key in keys])
-
-    def settle(self) -> None:
-        """The overlay is on disk: from now on its entries are clean."""
-        if self.cached:
-            self._store.cache.keep(self, self.overlay)
-        self.rollback()
-
-    def rollback(self) -> None:
-        """Forget the overlay. Clean entries were never mixed with it."""
-        self.overlay, self._order = _Entries(), []
-
-    def forget(self) -> None:
-        """Forget the clean entries."""
-        self.young, self.old = _Entries(), _Entries()
-
-    def _read(self, wanted: set[bytes]) -> dict[bytes, bytes | None]:
-        """Entries of the old generation and from disk; they are young from now on."""
-        old = self.old
-        read: dict[bytes, bytes | None] = {key: old[key] for key in wanted if key in old} if old else {}
-        absent = sorted(wanted.difference(read))
-        for i in range(0, len(absent), _READ):
-            run = absent[i : i + _READ]
-            read.update(zip(run, self._store.read(self._name, run), strict=True))
-        if self.cached:
-            self._store.cache.keep(self, read)
-        return read
-
-    def _sorted(self) -> list[bytes]:
-        """The overlay's keys in order; cheap if few are new, since a scan may follow each put."""
-        order = self._order
-        fresh = list(islice(reversed(self.overlay), len(self.overlay) - len(order)))
-        if len(fresh) < 32:
-            for key in fresh:
-                insort(order, key)
-        else:
-            order.extend(fresh)
-            order.sort()
-        return order
-
-
 class _Cursor:
     """A place in a column family. The only holder of a RocksDB iterator, so that closing the store can drop it."""
 
@@ -283,29 +142,11 @@ class _Cursor:
         except Exception as error:
             self.close()
             del iterator  # the traceback keeps this frame, the frame would keep the LOCK
-            raise _named(error, self._directory, "reading") from error
+            raise named(error, self._directory, "reading") from error
         return entries
 
     def close(self) -> None:
         self._iterator = None
-
-
-def _merged(keys: list[bytes], values: list[bytes | None], cursor: _Cursor) -> Iterator[tuple[bytes, bytes]]:
-    """The entries of a cursor with those of an overlay laid over them."""
-    done, most = 0, 16
-    while True:
-        entries = cursor.read(most)
-        ended, most = len(entries) < most, min(2 * most, 1024)
-        reach = len(keys) if ended else bisect_right(keys, entries[-1][0], done)
-        if reach > done:
-            both = dict(entries)
-            both.update(zip(keys[done:reach], values[done:reach], strict=True))
-            entries, done = [(key, both[key]) for key in sorted(both)], reach
-        for key, value in entries:
-            if value is not None:
-                yield key, value
-        if ended:
-            return
 
 
 class RocksStore(StateStore):
@@ -332,22 +173,22 @@ class RocksStore(StateStore):
     """
 
     def __init__(self, directory: Path, *, cache_bytes: int) -> None:
-        self._directory, self.cache = directory, _Cache(cache_bytes)
-        self._maps: dict[str, RocksMap] = {}
+        self._directory, self.cache = directory, CleanEntries(cache_bytes)
+        self._maps: dict[str, CachedMap] = {}
         self._cursors: WeakSet[_Cursor] = WeakSet()
         self._families: dict[str, Rdict] = {}
         self._database: Rdict | None = None
-        self._manifest = _Manifest(directory)
+        self._manifest = Manifest(directory)
         self._open()
 
     # ---- the contract
 
-    def map(self, spec: StoreSpec) -> RocksMap:
+    def map(self, spec: StoreSpec) -> CachedMap:
         """A map of the task, created if it is new; the same object each time."""
         found = self._maps.get(spec.name)
         if found is None:
             self._family(_MAP + spec.name)
-            found = self._maps[spec.name] = RocksMap(self, spec.name)
+            found = self._maps[spec.name] = CachedMap(self, spec.name)
             self.cache.maps.append(found)
         found.cached = spec.cache
         if not spec.cache:
@@ -405,7 +246,7 @@ class RocksStore(StateStore):
         except Exception as error:
             for partial in (directory, directory.with_name(directory.name + ".tmp")):
                 shutil.rmtree(partial, ignore_errors=True)
-            raise _named(error, self._directory, f"taking a snapshot to {directory}") from error
+            raise named(error, self._directory, f"taking a snapshot to {directory}") from error
 
     def close(self) -> None:
         """Release the directory. The overlay is lost. A full disk does not matter: the log on it has everything."""
@@ -428,7 +269,7 @@ class RocksStore(StateStore):
         try:
             return family.get(keys)  # type: ignore[arg-type, return-value]
         except Exception as error:
-            raise _named(error, self._directory, "reading") from error
+            raise named(error, self._directory, "reading") from error
 
     def cursor(self, name: str, start: bytes, stop: bytes | None) -> _Cursor:
         """A cursor over what is on disk now."""
@@ -456,21 +297,21 @@ class RocksStore(StateStore):
             with suppress(PermissionError):
                 directory.chmod(0o700)
             listed: list[str] = []
-            if (directory / _DAMAGED).exists():
-                raise _corrupt(directory, (directory / _DAMAGED).read_text())
-            if any(_endless(file) for file in (*directory.glob("MANIFEST-*"), *directory.glob("*.log"))):
-                raise _corrupt(directory, "a record of the log or the manifest is of a wrong type")
+            if (directory / DAMAGED).exists():
+                raise corrupt(directory, (directory / DAMAGED).read_text())
+            if any(endless(file) for file in (*directory.glob("MANIFEST-*"), *directory.glob("*.log"))):
+                raise corrupt(directory, "a record of the log or the manifest is of a wrong type")
             if (directory / "CURRENT").exists():
                 listed = Rdict.list_cf(str(directory), _options())
             elif any(file.suffix in (".sst", ".log") for file in directory.iterdir()):
-                raise _corrupt(directory, "CURRENT is missing")
-            names, before = {*listed, _META} - {"default"}, _manifest(directory)
+                raise corrupt(directory, "CURRENT is missing")
+            names, before = {*listed, _META} - {"default"}, manifest_of(directory)
             self._database = Rdict(str(directory), _options(), dict.fromkeys(names, _options()))
             self._families = {name: self._database.get_column_family(name) for name in names}
             self._mark = self._read_mark(*before)
         except Exception as error:
             self.close()
-            raise _named(error, directory, "opening") from error
+            raise named(error, directory, "opening") from error
         self._failed = False
 
     def _read_mark(self, name: str, manifest: bytes) -> Mark:
@@ -479,7 +320,7 @@ class RocksStore(StateStore):
         if record is None:
             maps = self._families.keys() - {_META}
             if any(self.cursor(each.removeprefix(_MAP), b"", None).read(1) for each in maps):
-                raise _corrupt(self._directory, "the mark is lost")
+                raise corrupt(self._directory, "the mark is lost")
             return Mark()
         try:
             version = msgspec.msgpack.decode(record)[0]
@@ -491,10 +332,10 @@ class RocksStore(StateStore):
                 )
             meta = msgspec.msgpack.decode(record, type=_Meta)
         except (msgspec.MsgspecError, TypeError, LookupError) as error:
-            raise _corrupt(self._directory, f"the mark cannot be read: {error}") from error
+            raise corrupt(self._directory, f"the mark cannot be read: {error}") from error
         written, size, crc = meta.manifest
         if written > name or (written == name and (len(manifest) < size or crc32(manifest[:size]) != crc)):
-            raise _corrupt(self._directory, "the manifest has lost its end")
+            raise corrupt(self._directory, "the manifest has lost its end")
         return Mark(meta.sequence, meta.topic_id, meta.offset, meta.position)
 
     def _family(self, name: str) -> Rdict:
@@ -504,7 +345,7 @@ class RocksStore(StateStore):
             try:
                 found = self._families[name] = database.create_column_family(name, _options())
             except Exception as error:
-                raise _named(error, self._directory, f"creating {name}") from error
+                raise named(error, self._directory, f"creating {name}") from error
         return found
 
     def _opened(self) -> Rdict:
@@ -543,7 +384,7 @@ class RocksStore(StateStore):
             except Exception as error:
                 if "Write stall" not in str(error) or time.monotonic() > until:
                     self._failed = True
-                    raise _named(error, self._directory, "writing") from error
+                    raise named(error, self._directory, "writing") from error
             time.sleep(0.005)
         self._mark = mark
 
@@ -576,78 +417,11 @@ def drop(directory: Path) -> None:
     try:
         Rdict.destroy(str(directory), _options())
     except Exception as error:
-        named = _named(error, directory, "deleting")
-        if isinstance(named, StateInUse):
-            raise named from error
+        found = named(error, directory, "deleting")
+        if isinstance(found, StateInUse):
+            raise found from error
     try:
         if directory.exists():
             shutil.rmtree(directory)
     except OSError as error:
-        raise _named(error, directory, "deleting") from error
-
-
-def _manifest(directory: Path) -> tuple[str, bytes]:
-    """The name and the content of the manifest."""
-    with suppress(OSError, UnicodeDecodeError):
-        name = (directory / "CURRENT").read_text().strip()
-        return name, (directory / name).read_bytes()
-    return "", b""
-
-
-def _endless(file: Path) -> bool:
-    """Whether RocksDB would read this log or manifest for ever, holding the GIL: it does if the type of a record is
-    one that only files in reuse have. Records: CRC (4 bytes), size (2), type (1), data; blocks of 32 KB."""
-    data, at = file.read_bytes(), 0
-    while at + 7 <= len(data):
-        size, kind, left = data[at + 4] | data[at + 5] << 8, data[at + 6], 32768 - at % 32768
-        if left < 7 or size == kind == 0:
-            at += left
-        elif kind in (5, 6, 7, 8, 11):
-            return True
-        else:
-            at += 7 + size
-    return False
-
-
-def _corrupt(directory: Path, what: str) -> StateCorrupt:
-    """The error; also a note in the directory, so that damage met while reading is known at the next open."""
-    with suppress(OSError):
-        (directory / _DAMAGED).write_text(what)
-    fix = "delete the directory: it is only a cache, and is rebuilt from the changelog"
-    return StateCorrupt(f"the files of a store are damaged: {what}", where=str(directory), fix=fix)
-
-
-def _named(error: Exception, directory: Path, doing: str) -> StateError:
-    """RocksDB's errors are texts: what each means to an operator."""
-    text, where = str(error), str(directory)
-    if isinstance(error, StateError):
-        return error
-    if "lock hold by current process" in text:
-        return StateInUse("this process has the store open already", where=where, fix="close it first")
-    if "While lock file" in text:
-        pid = _holder(directory)
-        who = f"process {pid}" if pid else "another process"
-        fix = "stop it, or give each worker a slot and a state directory of its own"
-        return StateInUse(f"{who} holds the state directory", where=where, fix=fix)
-    if re.search("No space left|File too large|quota exceeded", text):
-        fix = "make room; nothing is lost, the store goes on from its last commit"
-        return DiskFull(f"no space left ({doing}): {text}", where=where, fix=fix)
-    if "Write stall" in text:
-        what = f"no write was possible for {_STALL_SECONDS:.0f} s: flushes and compactions wait for the disk"
-        return StateError(what, where=where, fix="give the state directory a faster disk")
-    if re.search("Permission denied|Read-only file system|not permitted", text):
-        return StateError(f"no permission ({doing}): {text}", where=where, fix="let this user own the directory")
-    if re.search("Corruption|No such file|checksum", text):
-        return _corrupt(directory, f"{doing}: {text}")
-    return StateError(f"{doing} failed: {text}", where=where)
-
-
-def _holder(directory: Path) -> int:
-    """The process that holds the LOCK, 0 if unknown (Linux only). The file itself is not opened: closing it would drop
-    the lock of a store that this very process has open."""
-    with suppress(OSError, ValueError, LookupError):
-        lock = (directory / "LOCK").stat().st_ino
-        for fields in map(str.split, Path("/proc/locks").read_text().splitlines()):
-            if fields[1] == "POSIX" and int(fields[5].rpartition(":")[2]) == lock:
-                return max(0, int(fields[4]))
-    return 0
+        raise named(error, directory, "deleting") from error
