@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from streams.settings import Settings
 
 PARTITIONS = 4
 _LABEL_DAYS = 7
+COMMAND = ".venv/bin/streams" if sys.argv[0].endswith(".venv/bin/streams") else "streams"
 
 
 @click.command("demo")
@@ -73,11 +75,13 @@ class Demo:
                     fix="give --days as before, or start afresh with --fresh",
                 )
             if written >= total and self._finished(log):
-                click.echo(f"the demo in {self.directory} has already run to its end; start afresh with --fresh\n")
+                click.echo(
+                    f"the demo in {self.directory} has already run to its end; start afresh: {COMMAND} demo --fresh\n"
+                )
                 self._summary(log)
                 return
             if written:
-                click.echo(f"going on from day {written} of {self.days} (start afresh with --fresh)")
+                click.echo(f"going on where the last run stood (start afresh: {COMMAND} demo --fresh)")
             else:
                 click.echo(
                     f"{self.days} days of card payments through fraud/pipeline.py; Ctrl-C stops, a new start goes on"
@@ -145,13 +149,16 @@ class Demo:
         click.echo(measure(log).text())
         click.echo(
             f"\nthe data lies in {self.directory}: topics {AUTH}, {LABELS}, {ALERTS}, card.days, tx.late, tx.dlq\n"
-            f"look at it: streams tasks fraud.pipeline:app --log-dir {self.directory / 'log'}"
+            f"look at it: {COMMAND} tasks fraud.pipeline:app --log-dir {self.directory / 'log'}"
         )
 
     def _line(self, rate: float) -> None:
         """How far event time has come in the pipeline, how fast, and what was found."""
         reasons = "  ".join(f"{code} {count:,}" for code, count in sorted(self.alerts.items()))
-        passed = 0 if self.watermark is None else (self.watermark - start_of(self.profile)) // DAY_MS + 1
+        if self.watermark is None:
+            click.echo(f"starting    {rate:9,.0f} records/s")
+            return
+        passed = (self.watermark - start_of(self.profile)) // DAY_MS + 1
         day = f"day {min(max(passed, 0), self.days):3} of {self.days}"
         click.echo(f"{day}  {rate:9,.0f} records/s  alerts {sum(self.alerts.values()):6,}  {reasons}")
 

@@ -54,7 +54,7 @@ class App:
         topic: str,
         schema: type[Schema] | None = None,
         *,
-        start: str,
+        start: str = "",
         key: str | Sequence[str] = (),
         disorder: str | int = 0,
         idle: str | int = "10s",

@@ -16,6 +16,7 @@ import click
 from streams.core.errors import StreamsError
 from streams.core.schema import nearest
 from streams.settings import Settings, load
+from streams.topics_cli import log_options, topics
 
 if TYPE_CHECKING:
     from streams.app import App
@@ -48,26 +49,9 @@ def cli() -> None:
     """
 
 
-def _log_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(
-        (
-            click.option("--brokers", help="Kafka's addresses, host:port,...  Without it: the embedded log."),
-            click.option("--log-dir", help=f"Directory of the embedded log.  [default: {Settings.log_dir}]"),
-            click.option(
-                "--settings",
-                "file",
-                type=click.Path(path_type=Path),
-                help="A TOML file of settings; the environment (STREAMS_...) and options override it.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
 @cli.command()
 @click.argument("program")
-@_log_options
+@log_options
 @click.option("--slot", help="Name of this worker: stable over restarts, another one for each worker.  [default: 0]")
 @click.option("--state-dir", help=f"Where state is kept.  [default: {Settings.state_dir}]")
 @click.option("--commit-interval", help="How often to commit, e.g. 50ms.  [default: 1s]")
@@ -149,7 +133,7 @@ def topology(program: str, mermaid: bool) -> None:
 
 @cli.command()
 @click.argument("program")
-@_log_options
+@log_options
 def tasks(program: str, file: Path | None, **options: Any) -> None:
     """Show who holds which task of PROGRAM, at which commit sequence, with what lag."""
     from streams.app import open_log
@@ -163,45 +147,8 @@ def tasks(program: str, file: Path | None, **options: Any) -> None:
         log.close()
 
 
-@cli.group()
-def topics() -> None:
-    """Create and list topics."""
-
-
-@topics.command("create")
-@click.argument("names", nargs=-1, required=True)
-@click.option("--partitions", default=4, show_default=True, help="Number of partitions.")
-@_log_options
-def topics_create(names: tuple[str, ...], partitions: int, file: Path | None, **options: Any) -> None:
-    """Create topics that are kept for ever (retention.ms=-1)."""
-    from streams.app import open_log
-    from streams.log.base import TopicSpec
-
-    log = open_log(load(options, file=file))
-    try:
-        log.create([TopicSpec(name, partitions, {"retention.ms": "-1"}) for name in names])
-        for name, info in log.topics(names).items():
-            click.echo(f"{name}: {info.partitions} partitions")
-    finally:
-        log.close()
-
-
-@topics.command("list")
-@_log_options
-def topics_list(file: Path | None, **options: Any) -> None:
-    """List the topics of the log."""
-    from streams.app import open_log
-
-    log = open_log(load(options, file=file))
-    try:
-        for name, info in sorted(log.topics(log.all_topics()).items()):
-            click.echo(f"{name}  {info.partitions} partitions")
-    finally:
-        log.close()
-
-
 @cli.command("settings")
-@_log_options
+@log_options
 def show_settings(file: Path | None, **options: Any) -> None:
     """Print the settings in force, secrets redacted."""
     text = repr(load(options, file=file))
@@ -274,6 +221,7 @@ def _crash_hook() -> Callable[[str], None] | None:
 
 def main() -> None:
     """The console script. Packages add commands through the entry points `streams.commands`."""
+    cli.add_command(topics)
     for point in entry_points(group="streams.commands"):
         cli.add_command(point.load(), point.name)
     cli()

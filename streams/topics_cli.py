@@ -1,0 +1,152 @@
+"""`streams topics`: create and list topics, write records to them and read them."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streams.core.clock import SystemClock
+from streams.core.errors import RecordError, TopicMismatch, TopicMissing
+from streams.core.record import Produced, TopicPartition
+from streams.core.schema import nearest
+from streams.log.base import Log, TopicInfo, TopicSpec
+from streams.settings import Settings, load
+
+
+def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        (
+            click.option("--brokers", help="Kafka's addresses, host:port,...  Without it: the embedded log."),
+            click.option("--log-dir", help=f"Directory of the embedded log.  [default: {Settings.log_dir}]"),
+            click.option(
+                "--settings",
+                "file",
+                type=click.Path(path_type=Path),
+                help="A TOML file of settings; the environment (STREAMS_...) and options override it.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@click.group()
+def topics() -> None:
+    """Create and list topics, write records to them and read them."""
+
+
+def _open(file: Path | None, options: dict[str, Any]) -> Log:
+    from streams.app import open_log
+
+    return open_log(load(options, file=file))
+
+
+def _info(log: Log, name: str) -> TopicInfo:
+    found = log.topics([name]).get(name)
+    if found is None:
+        raise TopicMissing(
+            f"no topic {name!r}{nearest(name, log.all_topics())}",
+            where=log.name,
+            fix=f"create it: streams topics create {name}",
+        )
+    return found
+
+
+@topics.command("create")
+@click.argument("names", nargs=-1, required=True)
+@click.option("--partitions", default=4, show_default=True, help="Number of partitions.")
+@log_options
+def create(names: tuple[str, ...], partitions: int, file: Path | None, **options: Any) -> None:
+    """Create topics that are kept for ever (retention.ms=-1)."""
+    log = _open(file, options)
+    try:
+        log.create([TopicSpec(name, partitions, {"retention.ms": "-1"}) for name in names])
+        for name, info in log.topics(names).items():
+            if info.partitions != partitions:
+                raise TopicMismatch(
+                    f"topic {name!r} exists already, with {info.partitions} partitions, not {partitions}",
+                    where=log.name,
+                    fix="choose another name, or keep the count",
+                )
+            click.echo(f"{name}: {info.partitions} partitions")
+    finally:
+        log.close()
+
+
+@topics.command("list")
+@log_options
+def list_(file: Path | None, **options: Any) -> None:
+    """List the topics of the log."""
+    log = _open(file, options)
+    try:
+        found = log.topics(log.all_topics())
+        for name, info in sorted(found.items()):
+            click.echo(f"{name}  {info.partitions} partitions")
+        if not found:
+            click.echo(f"no topics on {log.name}", err=True)
+    finally:
+        log.close()
+
+
+@topics.command("write")
+@click.argument("name")
+@click.option("--key", help="Field of the JSON objects that becomes the key; it chooses the partition.")
+@log_options
+def write(name: str, key: str | None, file: Path | None, **options: Any) -> None:
+    """Append the lines of standard input to topic NAME, a record each, in one commit.
+
+    \b
+    echo '{"card_id":"c1","at":1700000000000,"amount":5}' | streams topics write payments --key card_id
+    """
+    log = _open(file, options)
+    try:
+        _info(log, name)
+        lines = [line.rstrip(b"\n") for line in sys.stdin.buffer if line.strip()]
+        keys = [_key(line, key, number) for number, line in enumerate(lines, 1)]
+        writer = log.writer("streams-topics-write", "cli")
+        writer.append(Produced(name, None, keys, lines, SystemClock().now()))
+        writer.commit({}, {})
+        writer.close()
+        click.echo(f"{len(lines)} records", err=True)
+    finally:
+        log.close()
+
+
+def _key(line: bytes, field: str | None, number: int) -> bytes | None:
+    if field is None:
+        return None
+    try:
+        value = json.loads(line)[field]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordError(
+            f"line {number} has no field {field!r} ({type(error).__name__})", fix="write JSON objects that have the key"
+        ) from None
+    return str(value).encode()
+
+
+@topics.command("read")
+@click.argument("name")
+@log_options
+def read(name: str, file: Path | None, **options: Any) -> None:
+    """Print the committed records of topic NAME, a line each, partition by partition as they come, and end."""
+    log = _open(file, options)
+    try:
+        partitions = [TopicPartition(name, p) for p in range(_info(log, name).partitions)]
+        starts, ends = log.starts(partitions), log.ends(partitions)
+        left = {p for p in partitions if ends[p] > starts[p]}
+        reader = log.reader()
+        reader.assign(starts)
+        while left:
+            for records in reader.poll(10_000, 0.1):
+                for value in records.values():
+                    sys.stdout.buffer.write((value or b"") + b"\n")
+                if records.next_offset >= ends[records.source]:
+                    left.discard(records.source)
+            left -= {p for p in left if reader.caught_up(p)}
+        reader.close()
+    finally:
+        sys.stdout.flush()
+        log.close()
