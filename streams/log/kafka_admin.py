@@ -40,6 +40,7 @@ PASSING = frozenset(
 # Nothing is deleted by time, and event times may lie in the future: brokers refuse more than an hour by default.
 OUR_TOPICS = {"retention.ms": "-1", "message.timestamp.after.max.ms": str(2**63 - 1)}
 LONGEST = 3600.0  # seconds: librdkafka takes no longer timeout
+GRACE = 5.0  # seconds
 NAPS = (0.002, 0.05)  # seconds between repetitions: the first, the longest
 
 
@@ -115,7 +116,7 @@ class KafkaAdmin:
         wanted = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
         settings = self._client.describe_configs(wanted, request_timeout=self._patience)  # both are on their way
         found = self._describe(names)
-        retention = {resource.name: _retention(answer) for resource, answer in settings.items()}
+        retention = {resource.name: self._retention(answer) for resource, answer in settings.items()}
         return {
             name: TopicInfo(name, len(topic.partitions), str(topic.topic_id), retention.get(name, -1))
             for name, topic in found.items()
@@ -157,7 +158,7 @@ class KafkaAdmin:
         refused: dict[str, KafkaError] = {}
         for name, answer in answers.items():
             try:
-                answer.result()
+                self._answer(answer)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     refused[name] = error.args[0]
@@ -200,7 +201,7 @@ class KafkaAdmin:
             )
             try:
                 return {
-                    TopicPartition(place.topic, place.partition): int(answer.result().offset)
+                    TopicPartition(place.topic, place.partition): int(self._answer(answer).offset)
                     for place, answer in answers.items()
                 }
             except KafkaException as error:
@@ -230,7 +231,7 @@ class KafkaAdmin:
         answers = self._client.delete_records(places, request_timeout=self._patience, operation_timeout=self._patience)
         for place, answer in answers.items():
             try:
-                answer.result()
+                self._answer(answer)
             except KafkaException as error:
                 if error.args[0].code() in NO_TOPIC:
                     self.check_anew([TopicPartition(place.topic, place.partition)])
@@ -268,7 +269,7 @@ class KafkaAdmin:
         answers = self._client.describe_topics(Collection(names), request_timeout=self._patience)
         for name, answer in answers.items():
             try:
-                found[name] = answer.result()
+                found[name] = self._answer(answer)
             except KafkaException as error:
                 if error.args[0].code() not in NO_TOPIC:
                     raise self._translated(error, f"topic {name!r} is looked up") from error
@@ -286,6 +287,16 @@ class KafkaAdmin:
             for topic in topics:
                 self._client.list_topics(topic, timeout=self._patience)
 
+    def _retention(self, answer: "Future[dict[str, Any]]") -> int:
+        """Milliseconds; -1 where nothing is deleted by time, or where we may not ask."""
+        try:
+            settings = self._answer(answer)
+        except KafkaException:
+            return -1
+        if settings["cleanup.policy"].value == "compact":
+            return -1
+        return int(settings["retention.ms"].value)
+
     def _await_leaders(self, names: list[str]) -> None:
         deadline = time.monotonic() + self._patience
         for nap in _naps() if names else ():
@@ -300,9 +311,16 @@ class KafkaAdmin:
                 )
             time.sleep(nap)
 
+    def _answer(self, answer: "Future[Answer]") -> Answer:
+        """Should librdkafka lose a request, we do not wait for it for ever."""
+        try:
+            return answer.result(timeout=self._patience + GRACE)
+        except TimeoutError:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no answer at all")) from None
+
     def _result(self, answer: "Future[Answer]", doing: str) -> Answer:
         try:
-            return answer.result()
+            return self._answer(answer)
         except KafkaException as error:
             raise self._translated(error, doing) from error
 
@@ -336,14 +354,3 @@ def _naps() -> Iterable[float]:
 def _named(places: Iterable[Place]) -> str:
     names = sorted({place.topic for place in places})
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _retention(answer: "Future[dict[str, Any]]") -> int:
-    """Milliseconds; -1 where nothing is deleted by time, or where we may not ask."""
-    try:
-        settings = answer.result()
-    except KafkaException:
-        return -1
-    if settings["cleanup.policy"].value == "compact":
-        return -1
-    return int(settings["retention.ms"].value)

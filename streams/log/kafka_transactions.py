@@ -1,5 +1,7 @@
 """One transactional producer: opened (which fences), its transactions, and what becomes of errors."""
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,6 +16,7 @@ from streams.log.kafka_settings import RAISED, UNSAID, Connection, Notices, kafk
 STEP = 0.05  # seconds between looks while a producer is opened
 SLOW = 5.0  # seconds: a commit that took longer is suspect
 AGAIN = 5.0  # seconds after which an unanswered commit is asked for again
+MARGIN = 2.0  # seconds by which the offsets may outlast their timeout
 AFTERMATH = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._STATE})
 
 
@@ -28,14 +31,53 @@ class Deliveries:
             self.failed = error, message.topic() or ""
 
 
+class Helper:
+    """A thread that makes one call at a time and can be left behind in it.
+
+    send_offsets_to_transaction does not keep its timeout: it was seen to take 10 s longer, and never to return at all
+    when the broker was killed during it.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[tuple[Callable[[], None], queue.SimpleQueue[BaseException | None]] | None]
+        self._calls = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="offsets", daemon=True).start()
+
+    def call(self, function: Callable[[], None], seconds: float) -> None:
+        """TimeoutError if it does not return in time."""
+        done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        self._calls.put((function, done))
+        try:
+            raised = done.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError from None
+        if raised is not None:
+            raise raised
+
+    def end(self) -> None:
+        """Let the thread end."""
+        self._calls.put(None)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            function, done = call
+            try:
+                function()
+            except BaseException as error:
+                done.put(error)
+            else:
+                done.put(None)
+            del call, function, done  # or the producer would live until the next call
+
+
 class Transactions:
     """A transactional producer under one id. Opening it fences the id's earlier holder and ends what that one had open.
 
     After any abnormal path but a local `abort` it is broken: each later call raises the same error, and whoever uses it
     opens a new one.
 
-    `suspect`: the last commit was slow, or was asked for twice, or the coordinator was lost since the opening. It did
-    succeed; but a copy of its request may still be under way and end a later transaction, so open a new one.
+    `suspect`: the last commit was slow, or asked for twice, or the coordinator was lost since the one before. It did
+    succeed; but a copy of a request may still be under way and hit a later transaction, so open a new one.
     """
 
     def __init__(self, connection: Connection, transactional_id: str, name: str) -> None:
@@ -45,7 +87,9 @@ class Transactions:
         self._broken: Callable[[], LogError] | None = None
         self.open = False
         self.suspect = False
+        self._helper: Helper | None = None
         self._producer: Producer | None = self._initialise()
+        self._losses = self.notices.coordinator_losses  # those before the last commit
 
     # ---- opening and closing
 
@@ -81,6 +125,9 @@ class Transactions:
     def drop(self) -> None:
         """Let go of the producer, whatever it has open; the broker ends that when the id is used again."""
         self._producer = None
+        if self._helper is not None:
+            self._helper.end()
+            self._helper = None
         if self._broken is None:
             name = self._name
             self._broken = lambda: LogError(f"{name} was closed")
@@ -132,7 +179,6 @@ class Transactions:
         """
         producer, start = self.begin(), time.monotonic()
         deadline = start + self._deadline_seconds
-        losses = self.notices.coordinator_losses
         self.suspect = False
         # 1. Flush.
         self.flush(deadline)
@@ -143,7 +189,7 @@ class Transactions:
         again = self._commit(producer, deadline)
         self.open = False
         self.notices.hear(producer)
-        lost = self.notices.coordinator_losses > losses
+        lost, self._losses = self.notices.coordinator_losses > self._losses, self.notices.coordinator_losses
         self.suspect = again or lost or time.monotonic() - start > SLOW
 
     def abort(self) -> None:
@@ -164,10 +210,18 @@ class Transactions:
     # ---- inside
 
     def _send(self, producer: Producer, offsets: list[Place], members: Any, deadline: float) -> None:
-        """Bounded although this call can outlast its timeout: by socket.timeout.ms at most (10 s, measured). After a
-        failure here, even one called retriable, a commit would succeed without the offsets: hence broken."""
+        """Under a watchdog. After a failure, even one that is called retriable, a commit would succeed without the
+        offsets: hence broken."""
+        left = max(deadline - time.monotonic(), 0.1)
+        if self._helper is None:
+            self._helper = Helper()
         try:
-            producer.send_offsets_to_transaction(offsets, members, max(deadline - time.monotonic(), 0.1))
+            self._helper.call(lambda: producer.send_offsets_to_transaction(offsets, members, left), left + MARGIN)
+        except TimeoutError:
+            self._helper = None  # left behind
+            raise self._set_broken(
+                unreachable(self._connection, f"the offsets of {self._name} were not taken", self.notices)
+            ) from None
         except RAISED as error:
             raise self.broken(kafka_error(error), "commits its offsets") from error
 

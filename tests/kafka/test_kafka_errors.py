@@ -1,5 +1,6 @@
 """What becomes of each error in a commit, on librdkafka's mock cluster: no broker is needed."""
 
+import threading
 import time
 
 import pytest
@@ -212,6 +213,32 @@ def test_offsets_that_were_not_taken_are_never_followed_by_endtxn(cluster, write
     assert cluster.requests(END_TXN) == before
 
 
+def test_offsets_that_are_never_answered_do_not_hang_the_commit(cluster, writer):
+    lost = threading.Event()
+    producer = writer._transactions.producer
+
+    class Losing:
+        """librdkafka when a broker is killed at the wrong moment: the call does not return."""
+
+        def __getattr__(self, name):
+            return getattr(producer, name)
+
+        def send_offsets_to_transaction(self, offsets, members, timeout):
+            lost.wait()
+
+    writer._transactions._producer = Losing()
+    before = cluster.requests(END_TXN)
+    with pytest.raises(LogUnreachable, match="were not taken"):
+        append_and_commit(writer)
+    writer.abort()
+    writer.close()
+    lost.set()
+    assert cluster.requests(END_TXN) == before
+    again = open_writer(cluster)
+    append_and_commit(again)
+    again.close()
+
+
 def test_a_broker_that_goes_away_during_a_commit(cluster, writer):
     writer.append(Produced("out", 0, [b"k"], [b"v"], 5))
     cluster.stop()
@@ -293,7 +320,7 @@ class Denied:
     def __init__(self, code: int) -> None:
         self._code = code
 
-    def result(self) -> None:
+    def result(self, timeout: float) -> None:
         raise KafkaException(KafkaError(self._code))
 
 
