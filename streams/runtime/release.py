@@ -93,6 +93,10 @@ class Release:
         marks = [w for w in (i.watermark for i in self.inputs) if w is not None]
         return min(marks) if marks else None
 
+    def _highest(self) -> int:
+        """How far the furthest channel is: what counts when all are idle and nobody is to be waited for."""
+        return max(c.watermark for i in self.inputs for c in i.channels.values())
+
     def rows(self) -> list[int]:
         """How many rows of each input wait."""
         return [sum(w.frame.height for w in waiting) for waiting in self._waiting]
@@ -101,8 +105,7 @@ class Release:
         """What goes on now, by input; moves the watermark."""
         merged = self.merged()
         if not self.merging:
-            if merged is not None:
-                self.watermark = max(self.watermark, merged)
+            self.watermark = max(self.watermark, merged if merged is not None else self._highest())
             batches = {index: self._join(waiting) for index, waiting in enumerate(self._waiting)}
             self._waiting = [[] for _ in self.inputs]
             return {index: batch for index, batch in batches.items() if batch is not None}
@@ -110,7 +113,7 @@ class Release:
             merged = self.frontier  # rows that had been read before the restart come first: nothing may overtake them
         elif merged is None:  # all channels are idle: nothing is to be waited for
             latest = [int(w.frame[_TURN].max()) + 1 for ws in self._waiting for w in ws]  # type: ignore[arg-type]
-            merged = max(latest, default=self.frontier)
+            merged = max([*latest, self._highest()])
         self.frontier = max(self.frontier, merged)
         self.watermark = max(self.watermark, self.frontier - 1)
         out: dict[int, Batch] = {}

@@ -7,16 +7,15 @@ Everything abnormal has one answer: drop what is open, get a new writer, take ev
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 from streams.core.clock import Clock, SystemClock
 from streams.core.errors import Fenced, LogError, LogUnreachable, SlotTaken, StateCorrupt
 from streams.core.record import Produced, TopicPartition
-from streams.core.time import text
 from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
 from streams.protocol import Lease
 from streams.runtime.leases import take_all
+from streams.runtime.reporter import Reporter
 from streams.runtime.task import State, Task, Tools
 
 Hook = Callable[[str], None]
@@ -28,21 +27,6 @@ _TRIM = 30.0
 _FENCED_AGAIN = 60.0
 _FENCES = 3
 _HOPELESS = 12  # aborts in a row for another reason than a log that cannot be reached
-
-
-@dataclass
-class Status:
-    """What the worker tells the terminal and the web page."""
-
-    records_in: int = 0
-    records_out: dict[str, int] = field(default_factory=dict)
-    late: int = 0
-    dead: int = 0
-    commits: int = 0
-    aborts: int = 0
-    last_commit_seconds: float = 0.0
-    watermark: int | None = None
-    tasks: dict[str, str] = field(default_factory=dict)
 
 
 class Worker:
@@ -59,9 +43,10 @@ class Worker:
     ) -> None:
         self.tools, self.log, self.plan, self.settings = tools, tools.log, tools.plan, tools.settings
         self.metrics = metrics if metrics is not None else Metrics()
-        self.status = Status()
-        self._hook: Hook = hook if hook is not None else lambda step: None
         self._clock = clock if clock is not None else SystemClock()
+        self._reporter = Reporter(self.metrics, tools, self._clock)
+        self.status = self._reporter.status
+        self._hook: Hook = hook if hook is not None else lambda step: None
         self._wait = wait
         self._stopping = False
         self._group: Group | None = None
@@ -77,7 +62,6 @@ class Worker:
         self._paused: set[TopicPartition] = set()
         self._committed: dict[TopicPartition, Committed] = {}
         self._was_busy = False
-        self._warned: set[str] = set()
         self._aborts = 0
 
     @property
@@ -136,7 +120,7 @@ class Worker:
                 raise LogError("the last commit was in doubt for a while")
             if now - self._gauged >= _GAUGES:
                 self._gauged = now
-                self._gauge()
+                self._reporter.gauge(list(self._tasks.values()), self._reader)
             if now - self._trimmed >= _TRIM:
                 self._trimmed = now
                 self._trim_shuffles()
@@ -305,7 +289,7 @@ class Worker:
         for index, task in enumerate(touched):
             changelog = task.changelog_partition
             offset = ends.get(changelog) if changelog is not None else None
-            self._publish(task)
+            self._reporter.task(task)
             task.applied(leases[task.id.number], marks[task.id.number], offset)
             if index == 0:
                 self._hook("applying")
@@ -313,14 +297,8 @@ class Worker:
         self._last_commit = self._clock.monotonic()
         spent = self._last_commit - started
         self._aborts = 0
-        self.metrics.commits.inc()
-        self.metrics.commit_seconds.observe(spent)
-        for topic, count in self._appended.items():
-            self.metrics.records_out.labels(topic).inc(count)
-            self.status.records_out[topic] = self.status.records_out.get(topic, 0) + count
+        self._reporter.commit(spent, self._appended)
         self._appended = {}
-        self.status.commits += 1
-        self.status.last_commit_seconds = spent
 
     def _ends(self, touched: list[Task], now: float) -> dict[TopicPartition, int]:
         """Now and then: where the changelogs end, so that the next restore need not read from far back.
@@ -333,66 +311,6 @@ class Worker:
         self._ends_at = now
         wanted = [t.changelog_partition for t in touched if t.changelog_partition is not None]
         return self.log.ends(wanted) if wanted else {}
-
-    def _publish(self, task: Task) -> None:
-        m, counts = self.metrics, task.chain.counts
-        for topic, count in task.records_in.items():
-            m.records_in.labels(topic).inc(count)
-            if topic in task.sub.sources:
-                self.status.records_in += count
-        task.records_in = {}
-        for operator, count in counts.late.items():
-            m.late.labels(operator).inc(count)
-            self.status.late += count
-        for (operator, why), count in counts.dropped.items():
-            m.dropped.labels(operator, why).inc(count)
-        for operator, seconds in counts.seconds.items():
-            m.operator_seconds.labels(operator).inc(seconds)
-        for operator, rows in counts.rows.items():
-            m.operator_rows.labels(operator).inc(rows)
-        for operator, _ in task.chain.letters.causes():
-            m.dead.labels(operator).inc()
-            self.status.dead += 1
-        task.chain.letters.clear()
-        counts.late, counts.dropped, counts.seconds, counts.rows = {}, {}, {}, {}
-        if task.oldest is not None:
-            m.latency.observe(max(0.0, (self._clock.now() - task.oldest) / 1000))
-
-    def _gauge(self) -> None:
-        m = self.metrics
-        states: dict[str, int] = {}
-        self.status.tasks = {str(t.id): t.state.value for t in self._tasks.values()}
-        for task in self._tasks.values():
-            states[task.state.value] = states.get(task.state.value, 0) + 1
-        for state in State:
-            m.tasks.labels(state.value).set(states.get(state.value, 0))
-        marks = []
-        for task in self._running():
-            name = str(task.id)
-            if task.store is not None:
-                m.state_bytes.labels(name).set(task.store.size_bytes)
-                m.overlay_bytes.labels(name).set(task.overlay_bytes)
-            if abs(task.release.watermark) < 2**60:
-                marks.append(task.release.watermark)
-                m.watermark_delay.labels(name).set((self._clock.now() - task.release.watermark) / 1000)
-            for tp in task.partitions:
-                assert self._reader is not None
-                m.lag.labels(tp.topic, tp.partition).set(self._reader.lag(tp))
-        self.status.watermark = min(marks) if marks else None
-        if marks:
-            self._look_at_retention(min(marks))
-
-    def _look_at_retention(self, watermark: int) -> None:
-        """Say once if a topic is cleaned by a retention that is shorter than the events are old: brokers go by the
-        records' timestamps, so what is read or written may be deleted within minutes."""
-        age = self._clock.now() - watermark
-        for topic in self.plan.topics.values():
-            if 0 <= topic.retention_ms < age and topic.name not in self._warned:
-                self._warned.add(topic.name)
-                self.tools.note(
-                    f"topic {topic.name!r} keeps records for {text(topic.retention_ms)}, but event time is {text(age)} "
-                    "back: its records may be deleted at once; set its retention.ms to -1"
-                )
 
     def _trim_shuffles(self) -> None:
         """Delete the shuffle blocks that have been consumed and committed."""
@@ -407,9 +325,7 @@ class Worker:
         try:
             self.log.trim(before)
         except LogError as error:  # nothing is lost but space
-            if "trim" not in self._warned:
-                self._warned.add("trim")
-                self.tools.note(f"consumed shuffle blocks cannot be deleted: {str(error).splitlines()[0]}")
+            self._reporter.once("trim", f"consumed shuffle blocks cannot be deleted: {str(error).splitlines()[0]}")
 
     # ---- when something breaks
 

@@ -1,0 +1,110 @@
+"""The worker's loop through `app.test()`: metrics, first positions, idle sources, programs that have changed."""
+
+import pytest
+
+from operators import Filter, KeyBy, Keyed, Value, Window, agg, tumbling, union
+from streams import App, EventTime, Schema, col
+from streams.core.errors import StateMismatch
+
+
+class Tx(Schema):
+    card: str
+    at: EventTime
+    amount: int
+
+
+class Seen(Schema):
+    card: str
+    n: int
+
+
+class Count(Keyed[Tx, Seen]):
+    n = Value(int, default=0)
+
+    def on_row(self, row, ctx):
+        self.n.set((self.n.get() or 0) + 1)
+        yield Seen(row.card, self.n.get() or 0)
+
+
+def program(**more):
+    app = App("shop")
+    return app, app.source("tx", Tx, **{"key": "card", "start": "earliest", **more})
+
+
+def test_metrics_tell_what_was_committed():
+    app, tx = program()
+    windows = tx | Window(tumbling("1m"), [agg.count().alias("n")])
+    windows | app.sink("minutes")
+    windows.late | app.sink("late")
+    with app.test() as t:
+        t.send("tx", [Tx("a", 0, 1), Tx("a", 200_000, 1), Tx("a", 1, 1), b"bad"])
+        text = t._worker.metrics.expose().decode()
+    for line in (
+        'streams_records_in_total{topic="tx"} 4.0',
+        'streams_records_out_total{topic="minutes"} 1.0',
+        'streams_late_total{operator="window-1"} 1.0',
+        'streams_dead_total{operator="source-tx"} 1.0',
+        'streams_operator_rows_total{operator="window-1"} 3.0',
+        "streams_latency_seconds_count",
+        "streams_commit_seconds_count",
+    ):
+        assert line in text
+
+
+def test_latest_is_chosen_once():
+    app, tx = program(start="latest", key=())
+    tx | Filter(col("amount") > 0) | app.sink("out")
+    with app.test() as t:
+        t.work()
+        t.restart()  # before any record came
+        t.send("tx", [Tx("a", 0, 1)])
+        assert len(t.read("out")) == 1
+
+
+def test_a_quiet_partition_does_not_hold_back_a_busy_one():
+    app, tx = program(idle="2s")
+    tx | KeyBy("amount") | Count() | app.sink("out")
+    with app.test(partitions=2) as t:
+        for i in range(40):
+            t.send("tx", [Tx("a", i * 1000, 1)], partition=0)
+            t.clock.sleep(0.5)
+        assert len(t.read("out")) > 20
+
+
+def test_what_an_idle_source_lets_go_is_committed():
+    app, tx = program(idle="2s", key=())
+    other = app.source("other", Tx, start="earliest", idle="2s")
+    both = union(tx, other, ordered=False) | KeyBy("card")
+    both | Window(tumbling("1m"), [agg.count().alias("n")]) | app.sink("out")
+    with app.test() as t:
+        t.send("tx", [Tx("a", 0, 1), Tx("a", 500_000, 1)])
+        t.sleep(5)
+        assert len(t.read("out")) == 1
+
+
+def test_a_program_that_no_longer_fits_what_it_committed_is_refused():
+    app, tx = program()
+    tx | Count().named("counts") | app.sink("out")
+    with app.test() as t:
+        t.send("tx", [Tx("a", 0, 1)])
+        t.restart()
+        changed, tx = program()
+        tx | Window(tumbling("1m"), [agg.count().alias("n")]) | changed.sink("out")
+        t.app = changed
+        with pytest.raises(StateMismatch, match="kept state that no operator of it wants"):
+            t.work()
+
+
+def test_a_store_may_be_added():
+    app, tx = program()
+    tx | Count().named("counts") | app.sink("out")
+    with app.test() as t:
+        t.send("tx", [Tx("a", 0, 1)])
+        t.restart()
+        changed, tx = program()
+        tx | Count().named("counts") | changed.sink("out")
+        tx | Count().named("more") | changed.sink("more")
+        t.app = changed
+        t.send("tx", [Tx("a", 1, 1)])
+        assert t.read("out") == [Seen("a", 1), Seen("a", 2)]
+        assert t.read("more") == [Seen("a", 1)]
