@@ -135,6 +135,7 @@ def test_a_killed_worker_comes_back_on_the_embedded_log(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.kafka
+@pytest.mark.zombie
 def test_a_worker_that_stood_still_spoils_nothing(tmp_path: Path) -> None:
     """A zombie: it still believes in its tasks when it wakes, and the other has worked on them for a while."""
     file = tmp_path / "settings.toml"
