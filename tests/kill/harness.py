@@ -116,6 +116,10 @@ class Runner:
         Call it while no worker runs: it ends the commit that a killed worker of slot 0 has left open.
         """
         log.fence(app, "0")
+        return self.backlog(log, app)
+
+    def backlog(self, log: Log, app: str) -> int:
+        """About how many input records are not committed yet, end marks aside."""
         partitions = [TopicPartition(t, p) for t in (data.TX, data.LABELS) for p in range(data.PARTITIONS)]
         ends, committed = log.ends(partitions), log.committed(app, partitions)
         positions = {p: c.offset if (c := committed[p]) is not None else 0 for p in partitions}
