@@ -22,6 +22,10 @@ class Status:
     aborts: int = 0
     last_commit_seconds: float = 0.0
     watermark: int | None = None
+    watermark_delay: float | None = None
+    """Seconds by which the slowest task's event time is behind the clock."""
+    state_bytes: int = 0
+    lag: int = 0
     tasks: dict[str, str] = field(default_factory=dict)
 
 
@@ -78,17 +82,23 @@ class Reporter:
         for state in State:
             m.tasks.labels(state.value).set(states.get(state.value, 0))
         marks = []
+        self.status.state_bytes = self.status.lag = 0
         for task in (t for t in tasks if t.state is State.RUNNING):
             name = str(task.id)
             if task.store is not None:
-                m.state_bytes.labels(name).set(task.store.size_bytes)
+                size = task.store.size_bytes
+                m.state_bytes.labels(name).set(size)
+                self.status.state_bytes += size
                 m.overlay_bytes.labels(name).set(task.overlay_bytes)
             if abs(task.release.watermark) < 2**60:
                 marks.append(task.release.watermark)
                 m.watermark_delay.labels(name).set((self._clock.now() - task.release.watermark) / 1000)
             for tp in task.partitions if reader is not None else ():
-                m.lag.labels(tp.topic, tp.partition).set(reader.lag(tp))  # type: ignore[union-attr]
+                left = reader.lag(tp)  # type: ignore[union-attr]
+                m.lag.labels(tp.topic, tp.partition).set(left)
+                self.status.lag += left
         self.status.watermark = min(marks) if marks else None
+        self.status.watermark_delay = (self._clock.now() - min(marks)) / 1000 if marks else None
         if marks:
             self._look_at_retention(min(marks))
 
