@@ -149,6 +149,17 @@ def check_restored(task: str, lease: int, changelog: int | None, store: int) -> 
     )
 
 
+def check_whole(task: str, first: int, base: int) -> None:
+    """A store that was made from nothing needs the changelog from `base` on: there it begins, or its last rewriting."""
+    if first > base:
+        raise StateMismatch(
+            f"the changelog of task {task} begins at commit {first}, but the whole state takes it from {base} on",
+            where=f"first commit {first}, needed {base}",
+            fix="blocks were deleted by somebody else (the topic's retention.ms or retention.bytes?): restore them "
+            "from a backup of the cluster, or start the application anew under another id",
+        )
+
+
 def check_program(
     task: str, sequence: int, inputs_then: set[str], inputs: set[str], stores_then: set[str], stores: set[str]
 ) -> None:

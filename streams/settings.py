@@ -31,6 +31,8 @@ class Settings:
     cache_bytes: int = 256 * 2**20
     record_bytes: int = 1_000_000
     waiting_rows: int = 1_000_000
+    changelog_bytes: int = 64 * 2**20
+    changelog_factor: int = 2
     partitions: int = 4
     http: str = ""
     kafka: Mapping[str, str] = field(default_factory=dict)

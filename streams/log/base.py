@@ -75,6 +75,11 @@ class LogReader(ABC):
         """The reader is connected, has read to the partition's end, and it is not paused."""
 
     @abstractmethod
+    def position(self, partition: TopicPartition) -> int:
+        """The offset that reading has come to: behind the last record that was returned, or behind what lies between it
+        and the next one (markers of transactions). A restore compares it with `Log.ends`."""
+
+    @abstractmethod
     def lag(self, partition: TopicPartition) -> int:
         """About how many offsets are left to read; 0 if not known yet."""
 

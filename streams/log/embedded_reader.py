@@ -104,6 +104,9 @@ class EmbeddedReader(LogReader):
         self._look()
         return place.position == place.end
 
+    def position(self, partition: TopicPartition) -> int:
+        return self._places[partition].position
+
     def lag(self, partition: TopicPartition) -> int:
         place = self._places.get(partition)
         if place is None:

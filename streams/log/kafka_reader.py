@@ -175,8 +175,6 @@ class KafkaReader(LogReader):
         return runs
 
     def position(self, partition: TopicPartition) -> int:
-        """The offset that reading has come to: behind the last record, or the end if it was reached, which lies behind
-        the markers of transactions. A restore compares it with `Log.ends`."""
         end = self._end.get(partition)
         return max(self._next[partition], end[0] if end is not None else -1)
 

@@ -3,6 +3,7 @@
 import msgspec
 
 from streams.core.time import NEVER
+from streams.state.rewrite import Tail
 
 
 class Channel(msgspec.Struct, array_like=True):
@@ -29,12 +30,14 @@ class InputPosition(msgspec.Struct, array_like=True):
 
 
 class TaskPosition(msgspec.Struct, array_like=True):
-    """All inputs of a task, and the frontier: rows below this event time have been released."""
+    """All inputs of a task, and the frontier: rows below this event time have been released. `drained`: the watermark;
+    `stores`: the maps that the program has; `tail`: how the changelog lies."""
 
     inputs: dict[str, InputPosition]
     frontier: int = NEVER
     drained: int = NEVER
     stores: list[str] = []
+    tail: Tail = Tail()
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)

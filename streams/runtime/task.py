@@ -9,7 +9,7 @@ inputs yet. After an abort a task is closed and a new one is opened: nothing unc
 
 import base64
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -18,7 +18,7 @@ from time import perf_counter
 from streams import protocol
 from streams.core.batch import Batch, Letter
 from streams.core.clock import Clock
-from streams.core.errors import StateCorrupt
+from streams.core.errors import LogError, StateCorrupt
 from streams.core.record import Produced, Records, TopicPartition
 from streams.core.store import KeyValueStore, StoreSpec
 from streams.core.stream import Node
@@ -33,11 +33,12 @@ from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition
 from streams.runtime.release import Release
 from streams.settings import Settings
-from streams.state.base import Mark, StateStore
+from streams.state.base import Change, Mark, StateStore
 from streams.state.changelog import Replay, encode
+from streams.state.rewrite import CHUNK, Tail, chunk, due, grown
 
 _MARKER_SECONDS = 0.2
-_MARKERS = 20.0
+_NO_PROGRESS = 60.0  # seconds without anything to replay, far above the timeout of a transaction
 
 
 class State(Enum):
@@ -94,6 +95,7 @@ class Task:
         self._advanced = NEVER
         self._marked_at = 0.0
         self._untold = False
+        self._tail = self._next_tail = Tail()
         self._changelog = TopicPartition(plan.changelog(id.sub), id.partition) if self.sub.stateful else None
 
     # ---- opening and restoring
@@ -126,6 +128,7 @@ class Task:
             set(position.stores),
             set(self.sub.stores),
         )
+        self._tail = self._next_tail = position.tail
         self._place(position)
         self._open_chain()
         if self.release.watermark > NEVER:
@@ -159,34 +162,42 @@ class Task:
             self.store = self._new_store()
         end = log.ends([self._changelog])[self._changelog]
         if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
-            yield from self._replay(max(self.store.mark.offset, start), topic_id)
+            yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
         protocol.check_restored(str(self.id), lease.sequence, self._last_block, self.store.mark.sequence)
 
     _last_block: int | None = None
 
-    def _replay(self, offset: int, topic_id: str) -> Iterator[None]:
+    def _replay(self, offset: int, end: int, topic_id: str) -> Iterator[None]:
         assert self._changelog is not None and self.store is not None
         reader = self._tools.log.reader()
-        replay = Replay(self.store, topic_id)
+        replay = Replay(self.store, topic_id, trimmed=True)
         try:
             reader.assign({self._changelog: offset})
-            quiet: float | None = None
+            moved, position = self._tools.clock.monotonic(), -1
             while self.store.mark.sequence < self.lease.sequence or not self.lease.sequence:
                 for records in reader.poll(5000, 0.02):
-                    quiet = None
                     for value, at in zip(records.values(), records.offsets(), strict=True):
                         replay.add(value or b"", at + 1)
                     self.restored_entries += len(records)
                 replay.flush()
-                if reader.caught_up(self._changelog):
-                    # The end has been reached. What is missing can still come: a broker that fails over may write a
-                    # transaction's marker late, but not later than the transaction's timeout.
-                    now = self._tools.clock.monotonic()
-                    quiet = quiet if quiet is not None else now
-                    if now - quiet > _MARKERS or not self.lease.sequence:
-                        break
+                # Not before the end that was seen after the lease was taken: the marker of the last transaction may be
+                # written late, and until then its blocks are held back.
+                now, at_last = self._tools.clock.monotonic(), reader.position(self._changelog)
+                if at_last >= end:
+                    break
+                if at_last > position:
+                    moved, position = now, at_last
+                elif now - moved > _NO_PROGRESS:
+                    raise LogError(
+                        f"task {self.id}: its changelog cannot be read on at {at_last} of {end}",
+                        where=f"topic {self._changelog.topic}, partition {self._changelog.partition}",
+                        fix="see whether the brokers have a transaction that hangs there, or are not reachable",
+                    )
                 yield
             replay.flush()
+            if replay.first:
+                tail = TaskPosition.decode(self.store.mark.position).tail
+                protocol.check_whole(str(self.id), replay.first, tail.base)
             self._last_block = self.store.mark.sequence or None
         finally:
             reader.close()
@@ -313,10 +324,14 @@ class Task:
         """Append the changelog blocks of this commit (step 4); the positions to commit, and as in the last block."""
         position = self.release.position()
         position.stores = list(self.sub.stores)
-        raw = position.encode()
         if self._changelog is not None:
             assert self.store is not None
-            values = encode(self.store.changes(), lease.sequence, raw)
+            changes, self._next_tail = self._rewritten(lease, self.store.changes())
+        position.tail = self._next_tail
+        raw = position.encode()
+        if self._changelog is not None:
+            values = encode(changes, lease.sequence, raw)
+            self._next_tail = grown(self._next_tail, sum(map(len, values)))
             stamp = self._tools.clock.now()
             self._append(
                 Produced(self._changelog.topic, self._changelog.partition, [None] * len(values), values, stamp)
@@ -327,6 +342,36 @@ class Task:
             for tp, i in zip(self.partitions, self.inputs, strict=True)
         }
         return offsets, raw
+
+    def _rewritten(self, lease: Lease, changes: Sequence[Change]) -> tuple[list[Change], Tail]:
+        """The changes of this commit, with a chunk of the store if it is being written into the changelog anew."""
+        assert self.store is not None and self._changelog is not None
+        settings, tail = self._tools.settings, self._tail
+        if tail.rewriting is None:
+            if tail.size < settings.changelog_bytes:
+                return list(changes), tail
+            if not due(tail, self.store.size_bytes, settings.changelog_bytes, settings.changelog_factor):
+                return list(changes), tail
+            self._tools.note(f"task {self.id}: its changelog has {tail.size:,} bytes; the state is written anew")
+        changelog = self._changelog
+        written = sum(len(v or b"") for c in changes for v in c.values)
+        extra, tail = chunk(
+            self.store, tail, lease.sequence, lambda: self._tools.log.ends([changelog])[changelog], CHUNK + 2 * written
+        )
+        return [*changes, *extra], tail
+
+    @property
+    def unneeded(self) -> tuple[TopicPartition, int] | None:
+        """The changelog, and the offset below which no restore needs it; None if that is all gone."""
+        if self._changelog is None or self._tail.offset <= self._trimmed:
+            return None
+        return self._changelog, self._tail.offset
+
+    _trimmed = 0
+
+    def trimmed(self, offset: int) -> None:
+        """The changelog has been deleted below this offset."""
+        self._trimmed = offset
 
     @property
     def changelog_partition(self) -> TopicPartition | None:
@@ -339,6 +384,7 @@ class Task:
             topic_id = self._tools.plan.topics[self._changelog.topic].id
             known = self.store.mark.offset if offset is None else offset
             self.store.commit(Mark(lease.sequence, topic_id, known, position))
+            self._tail = self._next_tail
         self.touched = self._untold  # markers that were not due yet go out with the next commit
         self.oldest = None
 

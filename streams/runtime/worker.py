@@ -123,7 +123,7 @@ class Worker:
                 self._reporter.gauge(list(self._tasks.values()), self._reader)
             if now - self._trimmed >= _TRIM:
                 self._trimmed = now
-                self._trim_shuffles()
+                self._trim()
         except Fenced as error:
             self._fenced(error)
         except SlotTaken:
@@ -312,20 +312,26 @@ class Worker:
         wanted = [t.changelog_partition for t in touched if t.changelog_partition is not None]
         return self.log.ends(wanted) if wanted else {}
 
-    def _trim_shuffles(self) -> None:
-        """Delete the shuffle blocks that have been consumed and committed."""
+    def _trim(self) -> None:
+        """Delete the shuffle blocks that have been consumed and committed, and changelogs below their rewriting."""
         before = {
             tp: self._committed[tp].offset
             for task in self._running()
             for tp, item in zip(task.partitions, task.inputs, strict=True)
             if item.source is None and tp in self._committed
         }
+        changelogs = {task: unneeded for task in self._running() if (unneeded := task.unneeded) is not None}
+        before.update(changelogs.values())
         if not before:
             return
         try:
             self.log.trim(before)
+            for task, (_, offset) in changelogs.items():
+                task.trimmed(offset)
         except LogError as error:  # nothing is lost but space
-            self._reporter.once("trim", f"consumed shuffle blocks cannot be deleted: {str(error).splitlines()[0]}")
+            self._reporter.once(
+                "trim", f"internal topics grow, since their records cannot be deleted: {str(error).splitlines()[0]}"
+            )
 
     # ---- when something breaks
 

@@ -43,6 +43,15 @@ class StateStore(ABC):
         """A map of the task, created if it is new."""
 
     @abstractmethod
+    def names(self) -> list[str]:
+        """The maps that there are, those that no operator has asked for since the start included."""
+
+    @abstractmethod
+    def entries(self, name: str, start: bytes, most_bytes: int) -> tuple[list[bytes], list[bytes], bytes | None]:
+        """Keys and values of a map from `start` on, uncommitted writes included, until they reach `most_bytes` (at
+        least one entry); and the next key, None at the end."""
+
+    @abstractmethod
     def changes(self) -> Sequence[Change]:
         """The overlay: what `commit` will write."""
 

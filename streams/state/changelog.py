@@ -210,6 +210,8 @@ class Replay:
             )
         self._store, self._topic_id, self._most = store, topic_id, most_bytes
         self._anywhere = trimmed and not mark.sequence
+        self.first = 0
+        """The first commit that was replayed, if the store had none before."""
         self._sequence = mark.sequence  # of the last whole commit
         self._advanced = False  # a commit of this replay is among them
         self._open: list[Block] = []  # the parts of a commit without its end
@@ -231,7 +233,7 @@ class Replay:
         if meta.sequence <= self._sequence and not self._advanced and not self._open:
             return
         if self._anywhere and not self._advanced and not self._open:
-            self._sequence = meta.sequence - 1
+            self._sequence, self.first = meta.sequence - 1, meta.sequence
         self._check(meta, where)
         self._open.append(Block(meta.sequence, meta.part, meta.last, meta.position, _changes(meta, body, where)))
         self._bytes += len(value)

@@ -195,6 +195,21 @@ class RocksStore(StateStore):
             found.forget()
         return found
 
+    def names(self) -> list[str]:
+        return sorted(name.removeprefix(_MAP) for name in self._families if name != _META)
+
+    def entries(self, name: str, start: bytes, most_bytes: int) -> tuple[list[bytes], list[bytes], bytes | None]:
+        found = self._maps.get(name) or CachedMap(self, name)
+        keys, values, left = list[bytes](), list[bytes](), most_bytes
+        scan = found.scan(start)
+        for key, value in scan:
+            if left <= 0 and keys:
+                return keys, values, key
+            keys.append(key)
+            values.append(value)
+            left -= len(key) + len(value)
+        return keys, values, None
+
     def changes(self) -> Sequence[Change]:
         """The overlay, sorted by map and by key."""
         return [each.change() for _, each in sorted(self._maps.items()) if each.overlay]

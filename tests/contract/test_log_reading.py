@@ -169,6 +169,25 @@ def test_caught_up_and_lag(log, app, topic, reader):
     assert read(reader, 1)[partition].text == ["more"]
 
 
+def test_the_position_reaches_the_end_that_the_log_tells(log, app, topic, reader):
+    """A restore reads until then: what a transaction leaves behind its records must not keep it from it."""
+    partition = TopicPartition(topic, 0)
+    writer = log.writer(app, "w1")
+    commit(writer, produced(topic, "a", "b"))
+    writer.append(produced(topic, "dropped"))
+    writer.flush()
+    writer.abort()
+    writer.close()
+    end = log.ends([partition])[partition]
+    reader.assign({partition: 0})
+    assert reader.position(partition) == 0
+    values, deadline = [], time.monotonic() + PATIENCE
+    while reader.position(partition) < end:
+        values += [v for records in reader.poll(1, 0.1) for v in records.values()]
+        assert time.monotonic() < deadline
+    assert values == [b"a", b"b"]
+
+
 def test_an_empty_partition_is_caught_up(log, topic, reader):
     partition = TopicPartition(topic, 0)
     reader.assign({partition: 0})

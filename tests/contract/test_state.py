@@ -46,6 +46,21 @@ def test_a_new_store_stands_at_the_beginning(opened):
     assert (list(store.changes()), store.overlay_bytes) == ([], 0)
 
 
+def test_entries_are_read_in_pieces_with_uncommitted_writes(opened):
+    store = opened()
+    a, b = store.map(A), store.map(B)
+    a.put_many([b"k", b"l", b"n"], [b"1", b"1", b"1"])
+    b.put(b"x", b"1")
+    store.commit(Mark(1, "t", 1))
+    a.put_many([b"l", b"m"], [None, b"2"])
+    assert store.names() == ["a", "b"]
+    assert store.entries("a", b"", 1) == ([b"k"], [b"1"], b"m")
+    assert store.entries("a", b"m", 3) == ([b"m", b"n"], [b"2", b"1"], None)
+    assert store.entries("a", b"z", 3) == ([], [], None)
+    store.close()
+    assert opened().names() == ["a", "b"]
+
+
 def test_uncommitted_writes_are_seen_and_can_be_forgotten(opened):
     store = opened()
     a = store.map(A)
