@@ -122,8 +122,7 @@ class Worker:
                 self._gauged = now
                 self._reporter.gauge(list(self._tasks.values()), self._reader)
             if now - self._trimmed >= _TRIM:
-                self._trimmed = now
-                self._trim()
+                self._trimmed = now if self._trim() else now - _TRIM + 1.0
         except Fenced as error:
             self._fenced(error)
         except SlotTaken:
@@ -312,8 +311,8 @@ class Worker:
         wanted = [t.changelog_partition for t in touched if t.changelog_partition is not None]
         return self.log.ends(wanted) if wanted else {}
 
-    def _trim(self) -> None:
-        """Delete the shuffle blocks that have been consumed and committed, and changelogs below their rewriting."""
+    def _trim(self) -> bool:
+        """Delete consumed shuffle blocks, and changelogs below their last rewriting. False if there is nothing."""
         before = {
             tp: self._committed[tp].offset
             for task in self._running()
@@ -323,15 +322,15 @@ class Worker:
         changelogs = {task: unneeded for task in self._running() if (unneeded := task.unneeded) is not None}
         before.update(changelogs.values())
         if not before:
-            return
+            return False
         try:
             self.log.trim(before)
             for task, (_, offset) in changelogs.items():
                 task.trimmed(offset)
         except LogError as error:  # nothing is lost but space
-            self._reporter.once(
-                "trim", f"internal topics grow, since their records cannot be deleted: {str(error).splitlines()[0]}"
-            )
+            cause = str(error).splitlines()[0]
+            self._reporter.once("trim", f"internal topics grow, since their records cannot be deleted: {cause}")
+        return True
 
     # ---- when something breaks
 

@@ -7,6 +7,7 @@ uninterrupted run.
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from streams.protocol import STEPS
 from streams.settings import Settings
 from tests.kill import data
 
+WIPED = 0.15  # of the kills take the local state with them
 IN_ORDER = ("large", "running")  # no shuffle on the way: the order within a partition is promised
 AS_MULTISET = ("minutes", "late", "risk", "dead")
 ROOT = Path(__file__).parent.parent.parent
@@ -38,6 +40,7 @@ class Report:
     kills: int = 0
     by: Counter[str] = field(default_factory=Counter)
     inside_commit: int = 0
+    wiped: int = 0
     left: int = 0
     seconds: float = 0.0
     outputs: dict[str, int] = field(default_factory=dict)
@@ -47,7 +50,9 @@ class Report:
         share = self.inside_commit / max(1, self.kills)
         lines = [
             f"{self.log}: {self.kills} kills in {self.seconds:.0f} s, seed {self.seed}, {share:.0%} inside a commit",
-            "  " + ", ".join(f"{k} {v}" for k, v in sorted(self.by.items())) + f"; {self.left:,} records were left",
+            "  "
+            + ", ".join(f"{k} {v}" for k, v in sorted(self.by.items()))
+            + f"; state lost {self.wiped}; {self.left:,} records were left",
             "  outputs: " + ", ".join(f"{k} {v:,}" for k, v in sorted(self.outputs.items())),
             *(f"  WRONG {w}" for w in self.wrong),
             "  exact" if not self.wrong else "  NOT exact",
@@ -75,6 +80,7 @@ class Runner:
             "KILL_APP": app,
             "STREAMS_POLL_RECORDS": "50",
             "POLARS_MAX_THREADS": "1",
+            "STREAMS_CHANGELOG_BYTES": "50000",  # state is written anew every now and then
             **(environment or {}),
         }
         with self.output.open("ab") as file:
@@ -226,6 +232,9 @@ def kill_test(directory: Path, settings: Settings, kills: int, seed: int, count:
             report.kills += 1
             report.by[step or "random"] += 1
             report.inside_commit += step is not None and step != "begin"
+            if rng.random() < WIPED:  # the machine is lost, too: the next worker has the changelog alone
+                shutil.rmtree(directory / "state" / app, ignore_errors=True)
+                report.wiped += 1
         report.left = runner.left(log, app)
         runner.finish(log, app)
         report.outputs, report.wrong = runner.differences(log, reference, app)
