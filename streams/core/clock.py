@@ -15,6 +15,8 @@ class Clock(Protocol):
         """Seconds that never go back."""
         ...
 
+    def sleep(self, seconds: float) -> None: ...
+
 
 class SystemClock:
     """The machine's clock."""
@@ -24,6 +26,9 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
 
 
 class ManualClock:

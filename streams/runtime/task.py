@@ -18,7 +18,7 @@ from time import perf_counter
 from streams import protocol
 from streams.core.batch import Batch, Letter
 from streams.core.clock import Clock
-from streams.core.errors import LogError, StateCorrupt
+from streams.core.errors import Fenced, LogError, StateCorrupt, StateMismatch
 from streams.core.record import Produced, Records, TopicPartition
 from streams.core.store import KeyValueStore, StoreSpec
 from streams.core.stream import Node
@@ -59,6 +59,7 @@ class Tools:
     open_state: Callable[[Path], StateStore]
     state_dir: Path
     note: Callable[[str], None]
+    drop_state: Callable[[Path], None] = shutil.rmtree
 
 
 class Task:
@@ -112,7 +113,11 @@ class Task:
         started = perf_counter()
         position = TaskPosition({})
         if self._changelog is not None:
-            yield from self._restore()
+            try:
+                yield from self._restore()
+            except StateMismatch:
+                self._check_lease()
+                raise
             assert self.store is not None
             if self.store.mark.position:
                 position = TaskPosition.decode(self.store.mark.position)
@@ -140,6 +145,12 @@ class Task:
             self.touched = True
         self.restore_seconds = perf_counter() - started
         self.state = State.RUNNING
+
+    def _check_lease(self) -> None:
+        """A changelog that does not fit the lease: has another worker taken it meanwhile, and gone on?"""
+        found = self._tools.log.leases(self._tools.plan.app, [self.id.number])[self.id.number]
+        if found != self.lease:
+            raise Fenced(f"task {self.id} was taken over while it was restored (its lease is {found} now)")
 
     def _restore(self) -> Iterator[None]:
         assert self._changelog is not None
@@ -210,13 +221,13 @@ class Task:
             return self._tools.open_state(self._directory())
         except StateCorrupt as error:
             self._tools.note(f"task {self.id}: {error.what}; the store is made anew from the changelog")
-            shutil.rmtree(self._directory())
+            self._tools.drop_state(self._directory())
             return self._tools.open_state(self._directory())
 
     def _new_store(self) -> StateStore:
         if self.store is not None:
             self.store.close()
-        shutil.rmtree(self._directory(), ignore_errors=True)
+        self._tools.drop_state(self._directory())
         return self._tools.open_state(self._directory())
 
     def _place(self, position: TaskPosition) -> None:

@@ -5,7 +5,6 @@
 Everything abnormal has one answer: drop what is open, get a new writer, take every lease anew, restore the difference.
 """
 
-import time
 from collections.abc import Callable, Iterator
 
 from streams.core.clock import Clock, SystemClock
@@ -114,10 +113,7 @@ class Worker:
                     self._hold_back(task)
             if self._commit_due(now):
                 self._commit()
-            if self._writer is not None and self._writer.suspect:
-                # While the commit was in doubt another worker may have fenced us and taken a task. A new writer alone
-                # would hide that: every lease is taken anew.
-                raise LogError("the last commit was in doubt for a while")
+            self._check_writer()
             if now - self._gauged >= _GAUGES:
                 self._gauged = now
                 self._reporter.gauge(list(self._tasks.values()), self._reader)
@@ -130,6 +126,16 @@ class Worker:
         except (LogError, StateCorrupt) as error:
             self._abort(type(error).__name__, error)  # a damaged store is made anew when its task is taken again
 
+    def _check_writer(self) -> None:
+        """After each commit, before anything is appended to the next one.
+
+        A commit that was in doubt may be requested a second time, late: that request would commit whatever is open by
+        then. And while it was in doubt another worker may have fenced us and taken a task, which a new writer alone
+        would hide: so every lease is taken anew.
+        """
+        if self._writer is not None and self._writer.suspect:
+            raise LogError("the last commit was in doubt for a while")
+
     # ---- leases
 
     def _poll_group(self) -> None:
@@ -138,6 +144,7 @@ class Worker:
         if self._failed is not None:
             failed, self._failed = self._failed, None
             raise failed
+        self._check_writer()  # tasks may have been given back with a commit
         new = sorted(given - set(self._tasks))
         if new:
             self._take(new)
@@ -382,9 +389,9 @@ class Worker:
         self._renew_writer()
 
     def _pause(self, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self._stopping:
-            time.sleep(0.05)
+        end = self._clock.monotonic() + seconds
+        while self._clock.monotonic() < end and not self._stopping:
+            self._clock.sleep(0.05)
 
     def _renew_writer(self) -> None:
         """A new writer settles what is in doubt. While the log cannot be reached, go on trying, until stopped."""

@@ -1,0 +1,271 @@
+"""One seeded schedule: three workers of the real engine under faults, then calm, then everything is compared."""
+
+import json
+import random
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from unittest.mock import patch
+
+import polars as pl
+
+from streams.core.errors import LogError, SlotTaken
+from streams.core.keys import partitions as partitions_of
+from streams.core.record import Produced, TopicPartition
+from streams.log.base import TopicSpec
+from streams.runtime.plan import prepare
+from streams.runtime.task import Tools
+from streams.runtime.worker import Worker
+from streams.settings import Settings
+from streams.state.changelog import Replay
+from tests.simulation import program
+from tests.simulation.log import SESSION, Cluster, LogRules, SimLog, Transaction
+from tests.simulation.store import Disk, Entries, SimStore
+from tests.simulation.world import Process, SimClock, Violation, World
+
+SLOTS = ("a", "b", "c")
+FAULTY, CALM = 700, 12_000  # steps
+SETTINGS = Settings(commit_interval=60, poll_records=4, changelog_bytes=4000, changelog_factor=1, waiting_rows=30)
+PLACES = dict(
+    zip(
+        names := [f"c{i}" for i in range(5)] + [f"t{i}" for i in range(3)],
+        partitions_of(pl.Series(names).cast(pl.Binary), program.PARTITIONS).tolist(),
+        strict=True,
+    )
+)
+
+
+@dataclass
+class Result:
+    """What happened in a schedule."""
+
+    seed: int
+    commits: int = 0
+    steps: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    fingerprint: int = 0
+    """Of all choices: equal for equal seeds."""
+
+
+class _Inline:
+    """A thread pool of no threads: a simulated process has one."""
+
+    def __init__(self, workers: int) -> None:
+        pass
+
+    def __enter__(self):
+        return self
+
+    map = staticmethod(map)
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+class Schedule:
+    """Runs one seed. `rules` are for mutants of what the log is asked for."""
+
+    def __init__(self, seed: int, rules: LogRules | None = None) -> None:
+        self.world = World(seed)
+        self.cluster = Cluster(self.world)
+        self.rules = rules
+        self.result = Result(seed)
+        self.notes: list[str] = []
+        self._stopping: dict[str, Worker] = {}
+        self.data = program.Input(seed, PLACES)
+        self._fill()
+
+    def run(self) -> Result:
+        with patch("streams.runtime.leases.ThreadPoolExecutor", _Inline), patch("streams.runtime.task.CHUNK", 60):
+            try:
+                self._faulty()
+                self._calm()
+            finally:
+                for process in self.world.processes.values():
+                    process.kill()
+        self.result.commits = self.cluster.commits
+        self.result.faults.update(self.cluster.faults)
+        self.result.fingerprint = hash((self.world.rng.random(), self.cluster.commits))
+        return self.result
+
+    # ---- phases
+
+    def _faulty(self) -> None:
+        rng = self.world.rng
+        for _ in range(FAULTY):
+            self._look_after_processes(0.2)
+            self.world.step()
+            self._expire_members()
+            if rng.random() < 0.2:
+                self.cluster.deliver()
+            if rng.random() < 0.02:
+                self._fault(rng)
+
+    def _fault(self, rng: random.Random) -> None:
+        alive = [p for p in self.world.processes.values() if p.alive]
+        if not alive:
+            return
+        process = rng.choice(alive)
+        kind = rng.choice(("kill", "kill", "kill", "stall", "stall", "rebalance", "rebalance", "stop", "wipe"))
+        self.result.faults[kind] += 1
+        if kind in ("kill", "wipe"):
+            process.kill()
+            if kind == "wipe":
+                for directory in [d for d in self.world.disks if d.parent == Path(process.slot)]:
+                    del self.world.disks[directory]
+        elif kind == "stall":
+            process.stalled_until = self.world.time + rng.choice((0.1, 0.5, 3.0, 6.0))
+        elif kind == "rebalance":
+            self.cluster.rebalance()
+        elif process.slot in self._stopping:
+            self._stopping[process.slot].stop()
+
+    def _calm(self) -> None:
+        """No faults any more: everything must come to its end, and then nothing more may come."""
+        world = self.world
+        world.calm = True
+        self.cluster.rebalance()
+        wanted = program.expected(self.data)[0]
+        quiet = 0
+        for step in range(CALM):
+            self._look_after_processes(1.0)
+            world.step()
+            self._expire_members()
+            if step % 10 == 0:
+                self.cluster.deliver()
+            if step % 100 == 0:
+                quiet = quiet + 1 if self._found() == wanted else 0
+                if quiet >= 4 and self._check_state():
+                    self._check_order()
+                    self.result.steps = FAULTY + step
+                    return
+        found = self._found()
+        for topic, counter in wanted.items():
+            lost, extra = counter - found[topic], found[topic] - counter
+            if lost or extra:
+                raise Violation(f"{topic}: lost {list(lost.elements())[:3]}, too many {list(extra.elements())[:3]}")
+        raise Violation("it never came to rest, although the outputs are right")
+
+    def _look_after_processes(self, eagerness: float) -> None:
+        """Start what does not run. An error that a worker ends with is a violation, but for what a supervisor mends."""
+        for slot in SLOTS:
+            process = self.world.processes.get(slot)
+            if process is not None and process.ended is not None:
+                error, process.ended = process.ended, None
+                if not isinstance(error, (SlotTaken, LogError)):
+                    raise Violation(f"worker {slot} ended: {type(error).__name__}: {error}") from error
+                self.result.faults[type(error).__name__] += 1
+            if (process is None or not process.alive) and self.world.rng.random() < eagerness:
+                self.world.start(slot, self._work)
+
+    def _expire_members(self) -> None:
+        cluster = self.cluster
+        gone = [m for m, at in cluster.members.items() if self.world.time - at > SESSION]
+        for member in gone:
+            del cluster.members[member]
+        if gone:
+            cluster.rebalance()
+
+    # ---- a process
+
+    def _work(self, process: Process) -> None:
+        log, clock = SimLog(self.cluster, process, self.rules), SimClock(process)
+        app = program.APP
+        plan = prepare(app.name, app.topology(), log, app.dead_letters, program.PARTITIONS)
+
+        def drop(directory: Path) -> None:
+            self.world.disks.pop(directory, None)
+
+        def note(text: str) -> None:
+            self.notes.append(f"{self.world.time:.3f} {process.slot}: {text}")
+
+        tools = Tools(
+            log,
+            plan,
+            replace(SETTINGS, slot=process.slot),
+            clock,
+            lambda directory: SimStore(process, directory),
+            Path(process.slot),
+            note,
+            drop,
+        )
+        worker = self._stopping[process.slot] = Worker(tools, clock=clock, hook=lambda step: process.point(), wait=0.01)
+        worker.run()
+
+    # ---- input and output
+
+    def _fill(self) -> None:
+        log = SimLog(self.cluster, None)
+        log.create([TopicSpec(t, program.PARTITIONS, {}) for t in (program.TX, program.LABELS)])
+        feed = Transaction("feed/0", 1)
+        for what, topic in (("tx", program.TX), ("labels", program.LABELS)):
+            for partition in range(program.PARTITIONS):
+                values = self.data.records(what, partition)
+                stamp = program.START
+                self.cluster.write(Produced(topic, partition, [None] * len(values), values, stamp), feed)
+        feed.state = "committed"
+
+    def _records(self, topic: str) -> list[bytes]:
+        out = []
+        for partition in range(self.cluster.infos[topic].partitions) if topic in self.cluster.infos else ():
+            for entry in self.cluster.partitions[TopicPartition(topic, partition)]:
+                if entry.transaction.state == "committed" and not entry.marker:
+                    out.append(entry.value or b"")
+        return out
+
+    def _found(self) -> program.Output:
+        return {
+            name: Counter(json.dumps(json.loads(v), sort_keys=True) for v in self._records(f"sim.{name}"))
+            for name in ("running", "minutes", "late", "risk")
+        }
+
+    def _check_order(self) -> None:
+        order = program.expected(self.data)[1]
+        found: dict[str, list[int]] = {}
+        for value in self._records("sim.running"):
+            row = json.loads(value)
+            found.setdefault(row["card"], []).append(row["id"])
+        if found != order:
+            raise Violation(f"the order of a card's records is {found}, not {order}")
+
+    def _check_state(self) -> bool:
+        """Store = changelog = lease, for each task; False if some task does not rest yet.
+
+        A lease that was given back may have no store beside it: a worker that was fenced and has nothing to do since
+        does not know it, and need not.
+        """
+        app = program.APP
+        plan = prepare(app.name, app.topology(), SimLog(self.cluster, None), app.dead_letters, program.PARTITIONS)
+        for number, lease in sorted(self.cluster.leases.items()):
+            task = plan.tasks[number]
+            found = self._replayed(TopicPartition(plan.changelog(task.sub), task.partition))
+            if found.mark.sequence != lease.sequence:
+                raise Violation(f"task {task}: its changelog ends at {found.mark.sequence}, its lease says {lease}")
+            if not lease.held:
+                continue
+            disk = self.world.disks.get(Path(lease.slot) / f"{task.sub}-{task.partition}")
+            if not isinstance(disk, Disk) or disk.now[0].sequence != lease.sequence:
+                return False
+            if _filled(disk) != _filled(found.disk):
+                raise Violation(f"task {task}: store and changelog differ at commit {lease.sequence}")
+        return True
+
+    def _replayed(self, source: TopicPartition) -> SimStore:
+        """A store made from the changelog alone."""
+        copy = SimStore(Process(World(0), "check", lambda process: None), Path("check"))
+        replay = Replay(copy, "check", trimmed=True)
+        entries = self.cluster.partitions[source]
+        for offset in range(self.cluster.starts[source], len(entries)):
+            if entries[offset].transaction.state == "committed" and not entries[offset].marker:
+                replay.add(entries[offset].value or b"", offset + 1)
+        replay.flush()
+        return copy
+
+
+def _filled(disk: Disk) -> Entries:
+    return {name: entries for name, entries in disk.now[1].items() if entries}
+
+
+def run(seed: int, rules: LogRules | None = None) -> Result:
+    """Run one schedule; raises Violation if a promise is broken."""
+    return Schedule(seed, rules).run()
