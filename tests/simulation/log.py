@@ -44,6 +44,7 @@ class Transaction:
     hidden: set[TopicPartition] = field(default_factory=set)
     positions: dict[TopicPartition, Committed] = field(default_factory=dict)
     leases: dict[int, Lease] = field(default_factory=dict)
+    hidden_until: float = 0.0
     sending: bool = False  # positions and leases are in it: stable reads wait
 
 
@@ -157,6 +158,7 @@ class Cluster:
         for source in sorted(transaction.touched):
             if self.world.chance(0.1):
                 transaction.hidden.add(source)
+                transaction.hidden_until = self.world.time + self.world.rng.choice((0.0, 0.1, 0.6))
             else:
                 self._mark(transaction, source)
         self.transactions.append(transaction)
@@ -205,7 +207,7 @@ class Cluster:
             elif transaction.state == "open" and self.epochs[transaction.slot] == transaction.epoch:
                 self.end(transaction, commit=True)
         else:
-            waiting = [t for t in self.transactions if t.hidden]
+            waiting = [t for t in self.transactions if t.hidden and t.hidden_until <= self.world.time]
             if waiting:
                 self.settle(rng.choice(waiting))
 

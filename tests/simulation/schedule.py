@@ -25,7 +25,7 @@ from tests.simulation.world import Process, SimClock, Violation, World
 
 SLOTS = ("a", "b", "c")
 FAULTY, CALM = 700, 12_000  # steps
-SETTINGS = Settings(commit_interval=60, poll_records=4, changelog_bytes=4000, changelog_factor=1, waiting_rows=30)
+SETTINGS = Settings(commit_interval=60, poll_records=4, changelog_bytes=2500, changelog_factor=1, waiting_rows=30)
 PLACES = dict(
     zip(
         names := [f"c{i}" for i in range(5)] + [f"t{i}" for i in range(3)],
@@ -76,7 +76,11 @@ class Schedule:
         self._fill()
 
     def run(self) -> Result:
-        with patch("streams.runtime.leases.ThreadPoolExecutor", _Inline), patch("streams.runtime.task.CHUNK", 60):
+        with (
+            patch("streams.runtime.leases.ThreadPoolExecutor", _Inline),
+            patch("streams.runtime.task.CHUNK", 60),
+            patch("streams.runtime.worker._TRIM", 0.4),
+        ):
             try:
                 self._faulty()
                 self._calm()

@@ -1,0 +1,99 @@
+"""Run seeded schedules of the whole engine, or show that each mutant of the protocol is caught.
+
+python -m tests.simulation --seeds 2000
+python -m tests.simulation --seed 332          # one schedule again, with what its workers said
+python -m tests.simulation --mutants
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+os.environ.setdefault("POLARS_MAX_THREADS", "1")
+if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is a part of a schedule
+    os.environ["PYTHONHASHSEED"] = "0"
+    os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
+
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.schedule import Result, Schedule, run
+from tests.simulation.world import Violation
+
+MOST_SEEDS = 1000  # for a mutant
+
+
+def one(seed: int) -> Result | str:
+    try:
+        return run(seed)
+    except Violation as violation:
+        return f"seed {seed}: {violation}"
+
+
+def mutant(number: int) -> tuple[str, int, str]:
+    """Name, the seed that catches it (-1: none), what was seen."""
+    chosen = MUTANTS[number]
+    with chosen.at_work():
+        for seed in range(MOST_SEEDS):
+            try:
+                run(seed, chosen.rules)
+            except Violation as violation:
+                return chosen.name, seed, str(violation).splitlines()[0]
+    return chosen.name, -1, ""
+
+
+def schedules(seeds: Iterable[int], processes: int) -> int:
+    started, total, wrong = time.monotonic(), Counter[str](), list[str]()
+    count = commits = steps = 0
+    with multiprocessing.Pool(processes) as pool:
+        for result in pool.imap_unordered(one, seeds, chunksize=20):
+            count += 1
+            if isinstance(result, str):
+                wrong.append(result)
+                print(f"VIOLATION {result}", flush=True)
+                continue
+            total.update(result.faults)
+            commits, steps = commits + result.commits, steps + result.steps
+    spent = time.monotonic() - started
+    print(f"{count:,} schedules in {spent:.0f} s: {steps:,} steps, {commits:,} commits, {len(wrong)} violations")
+    print("  faults: " + ", ".join(f"{name} {number:,}" for name, number in sorted(total.items())))
+    return 1 if wrong else 0
+
+
+def mutants(processes: int) -> int:
+    missed = 0
+    with multiprocessing.Pool(processes) as pool:
+        for name, seed, seen in pool.imap(mutant, range(len(MUTANTS)), chunksize=1):
+            missed += seed < 0
+            print(f"{name:55} " + (f"caught by seed {seed}: {seen[:90]}" if seed >= 0 else "NOT CAUGHT"), flush=True)
+    print(f"{len(MUTANTS) - missed} of {len(MUTANTS)} mutants are caught")
+    return 1 if missed else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=2000, help="how many schedules")
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, help="this schedule alone, with the workers' notes")
+    parser.add_argument("--mutants", action="store_true", help="show that each mutant is caught")
+    options = parser.parse_args()
+    if options.mutants:
+        return mutants(options.processes)
+    if options.seed is None:
+        return schedules(range(options.first, options.first + options.seeds), options.processes)
+    schedule = Schedule(options.seed)
+    try:
+        print(schedule.run())
+    except Violation as violation:
+        print("\n".join(schedule.notes))
+        print(f"VIOLATION {violation}")
+        return 1
+    print("\n".join(schedule.notes))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

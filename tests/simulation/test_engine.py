@@ -1,0 +1,35 @@
+"""The whole engine under seeded schedules, and mutants of it: short rounds of `python -m tests.simulation`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.schedule import run
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def command(*arguments: str) -> str:
+    """What the command says; it must end well. Its lines name the seed of whatever was found."""
+    line = [sys.executable, "-m", "tests.simulation", *arguments]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_seed_replays_exactly():
+    results = [run(seed) for seed in (7, 8, 7)]
+    assert results[0] == results[2]
+    assert results[0].fingerprint != results[1].fingerprint
+
+
+@pytest.mark.slow
+def test_2000_schedules_break_no_promise():
+    assert "2,000 schedules" in command("--seeds", "2000")
+
+
+@pytest.mark.slow
+def test_each_mutant_is_caught():
+    assert "24 of 24 mutants are caught" in command("--mutants")
