@@ -4,10 +4,12 @@ waits for it. Their output must equal that of one worker that nothing happened t
 import random
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -72,6 +74,14 @@ class Pair:
             assert time.monotonic() < deadline, f"not so: {what}; {self.leases()}\n{self.runner.tail()}"
             time.sleep(0.05)
 
+    def upgrade(self, slot: str) -> None:
+        """Stop a worker as a rolling upgrade does, and start it again."""
+        process = self.processes.pop(slot)
+        process.send_signal(signal.SIGTERM)
+        self._wait(f"{slot} has ended", lambda: process.poll() is not None)
+        assert process.returncode == 0, self.runner.tail()
+        self.start(slot)
+
     def stop(self) -> None:
         for process in self.processes.values():
             process.send_signal(signal.SIGTERM)
@@ -111,6 +121,60 @@ def pair(directory: Path, settings: Settings, *arguments: str, bite: int = 20) -
         assert runner.differences(log, "plain", "shared")[1] == []
     finally:
         log.close()
+
+
+class Pauses:
+    """How long each task that reads a source made no commit, seen from outside: what a user waits for in an upgrade.
+
+    The others commit when their inputs have all moved, which says nothing about the upgrade.
+    """
+
+    def __init__(self, both: Pair) -> None:
+        self._log, self._app, self._stop = both.log, both.app, threading.Event()
+        self.longest: dict[int, float] = dict.fromkeys(range(data.PARTITIONS), 0.0)
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        begun = time.monotonic()
+        last = {task: (begun, -1) for task in range(TASKS)}
+        while not self._stop.wait(0.02):
+            found, now = self._log.leases(self._app, list(self.longest)), time.monotonic()
+            for task, (at, sequence) in last.items():
+                lease = found[task]
+                if lease is not None and lease.sequence != sequence:
+                    self.longest[task] = max(self.longest[task], now - at if sequence >= 0 else 0.0)
+                    last[task] = (now, lease.sequence)
+
+
+def upgrade_in_turn(both: Pair) -> None:
+    """Each worker once, while the other works; the time that each task stood still is printed."""
+    with Pauses(both) as pauses:
+        for slot in "ab":
+            both.upgrade(slot)
+            both.until_working("a", "b")
+    print("longest pause by task:", {task: f"{s:.2f} s" for task, s in pauses.longest.items()})
+    assert max(pauses.longest.values()) < 20
+
+
+@pytest.mark.slow
+@pytest.mark.kafka
+def test_a_rolling_upgrade_on_kafka(tmp_path: Path) -> None:
+    with broker.start() as own, pair(tmp_path, Settings(brokers=own.bootstrap), bite=4) as both:
+        upgrade_in_turn(both)
+
+
+@pytest.mark.slow
+def test_a_rolling_upgrade_on_the_embedded_log(tmp_path: Path) -> None:
+    with pair(tmp_path, Settings(log_dir=str(tmp_path / "log"))) as both:
+        upgrade_in_turn(both)
 
 
 def kill_in_turn(both: Pair, rounds: int, seed: int) -> None:
