@@ -144,7 +144,7 @@ class Pauses:
 
     def _look(self) -> None:
         begun = time.monotonic()
-        last = {task: (begun, -1) for task in range(TASKS)}
+        last = dict.fromkeys(self.longest, (begun, -1))
         while not self._stop.wait(0.02):
             found, now = self._log.leases(self._app, list(self.longest)), time.monotonic()
             for task, (at, sequence) in last.items():
