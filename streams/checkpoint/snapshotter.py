@@ -55,8 +55,8 @@ class Job:
 class Outcome:
     """What became of a job. `number` is None if there is no manifest; then `error` says why, or it was abandoned.
 
-    `trim`: the offset before which the snapshots kept (savepoints apart) do not need the changelog; None while there are
-    fewer than `keep`.
+    `trim`: the offset before which the snapshots kept (savepoints apart) do not need the changelog; None while there
+    are fewer than `keep`.
     `uploaded` and `size`: bytes sent, and of the whole snapshot; `seconds`: from the submit on.
     """
 
@@ -315,7 +315,11 @@ class Snapshotter:
         """The content, no faster than allowed; an error instead of the end if it is not what was hashed."""
         hash, size = sha256(), 0
         at_once = PART if not self._rate else min(PART, max(self._rate // 4, 4096))
-        with path.open("rb") as opened:
+        try:
+            opened = path.open("rb")
+        except OSError as error:
+            raise CheckpointError(f"the copy of a store is gone: {error}", where=str(path)) from error
+        with opened:
             while data := opened.read(at_once):
                 self._wanted(run)
                 hash.update(data)
