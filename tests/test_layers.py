@@ -14,6 +14,7 @@ CLIENTS = {
     "confluent_kafka": ("streams.log.kafka", "streams.lease.kafka"),
     "sqlite3": ("streams.log.embedded", "streams.lease.embedded"),
     "rocksdict": ("streams.state.rocksdb",),
+    "obstore": ("streams.checkpoint.location",),
     "faust": ("operators.faust",),
     "mode": ("operators.faust",),
     "jgo": ("streams.broker.jars",),

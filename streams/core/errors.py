@@ -21,6 +21,8 @@ StreamsError
 |   +-- StateCorrupt        the files of a store are damaged
 |   +-- StateMismatch       store, changelog and lease do not agree
 |   +-- DiskFull            no space left
++-- CheckpointError         a checkpoint location or a snapshot in it
+|   +-- LocationUnreachable it does not answer; snapshots are tried again by themselves
 +-- OperatorError           a user's function failed in a way that no dead letter can take
 +-- RecordError             one record is bad; it becomes a dead letter
 """
@@ -130,6 +132,14 @@ class StateMismatch(StateError):
 
 class DiskFull(StateError):
     """No space is left on the device of the state directory or the embedded log."""
+
+
+class CheckpointError(StreamsError):
+    """A checkpoint location refused something, or a snapshot in it is not as it should be."""
+
+
+class LocationUnreachable(CheckpointError):
+    """A checkpoint location does not answer, or answers with errors that may pass."""
 
 
 class OperatorError(StreamsError):

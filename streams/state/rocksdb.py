@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from weakref import WeakSet
 from zlib import crc32
@@ -177,6 +178,7 @@ class RocksStore(StateStore):
         self._maps: dict[str, CachedMap] = {}
         self._cursors: WeakSet[_Cursor] = WeakSet()
         self._families: dict[str, Rdict] = {}
+        self._flushing = Lock()
         self._database: Rdict | None = None
         self._manifest = Manifest(directory)
         self._open()
@@ -247,6 +249,16 @@ class RocksStore(StateStore):
         for each in self._maps.values():
             each.rollback()
 
+    def flush(self) -> None:
+        """Bring what is committed into tables, so that a `snapshot` soon after finds little left to do: it waits 20 to
+        140 ms for 10 MB in memory, and seconds behind compactions. The one method for any thread; needs no GIL."""
+        with self._flushing:
+            try:
+                for name in self._marked_last():
+                    self._families[name].flush()
+            except Exception as error:
+                raise named(error, self._directory, "flushing") from error
+
     def snapshot(self, directory: Path) -> None:
         """What is committed, in a new directory that opens as a store; hard links on the same file system."""
         database = self._opened()
@@ -265,16 +277,17 @@ class RocksStore(StateStore):
 
     def close(self) -> None:
         """Release the directory. The overlay is lost. A full disk does not matter: the log on it has everything."""
-        for cursor in list(self._cursors):
-            cursor.close()
-        for name in self._marked_last():
-            with suppress(Exception):
-                self._families[name].close()
-        self._families.clear()
-        if self._database is not None:
-            with suppress(Exception):
-                self._database.close()
-        self._database = None
+        with self._flushing:
+            for cursor in list(self._cursors):
+                cursor.close()
+            for name in self._marked_last():
+                with suppress(Exception):
+                    self._families[name].close()
+            self._families.clear()
+            if self._database is not None:
+                with suppress(Exception):
+                    self._database.close()
+            self._database = None
 
     # ---- what maps need
 

@@ -1,0 +1,175 @@
+"""Manifests: what a snapshot of a task consists of, and the keys under which things lie.
+
+    <location>/<app>/token                                   who sees the same location
+    <location>/<app>/<task>/manifests/<number>.json          one a snapshot, written last, never changed
+    <location>/<app>/<task>/objects/<SHA-256>                files, named by their content
+
+A task is named `<sub-topology>-<partition>`. Numbers rise by one; the highest is never deleted.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import msgspec
+
+from streams.checkpoint.location import Location
+from streams.core.errors import CheckpointError
+from streams.state.base import Mark
+
+VERSION = 1
+"""The version of the manifest's format."""
+
+
+class File(msgspec.Struct, frozen=True):
+    """A file of a store: its name there, its size in bytes, the SHA-256 of its content in hex."""
+
+    name: str
+    size: int
+    hash: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot. `time`: milliseconds since the epoch; `name`: that of a savepoint, which is kept until it is deleted
+    by hand; `writer` differs between all who write manifests.
+
+    >>> made = Manifest(app="a", task="0-1", number=7, fingerprint="f", store_format=1, sequence=3, topic_id="t",
+    ...                 offset=9, position=b"p", time=0, writer="w", files=())
+    >>> decode(encode(made), "here") == made, made.mark
+    (True, Mark(sequence=3, topic_id='t', offset=9, position=b'p'))
+    """
+
+    version: int = VERSION
+    app: str
+    task: str
+    number: int
+    fingerprint: str
+    store_format: int
+    sequence: int
+    topic_id: str
+    offset: int
+    position: bytes
+    time: int
+    writer: str
+    name: str = ""
+    files: tuple[File, ...]
+
+    @property
+    def mark(self) -> Mark:
+        """Where the store stands."""
+        return Mark(self.sequence, self.topic_id, self.offset, self.position)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+class _Envelope(msgspec.Struct):
+    """What is stored: the manifest's JSON and its SHA-256, so that damage to a manifest is found, too."""
+
+    sha256: str
+    manifest: msgspec.Raw
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A manifest as it lies there; `manifest` is None and `problem` says why if it cannot be used."""
+
+    key: str
+    number: int
+    data: bytes
+    manifest: Manifest | None
+    problem: str = ""
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The bytes of a manifest."""
+    body = msgspec.json.encode(manifest)
+    return msgspec.json.encode(_Envelope(sha256(body).hexdigest(), msgspec.Raw(body)))
+
+
+def decode(data: bytes, where: str) -> Manifest:
+    """The manifest; `CheckpointError` if it is damaged or of a newer version."""
+    try:
+        envelope = msgspec.json.decode(data, type=_Envelope)
+        if sha256(envelope.manifest).hexdigest() != envelope.sha256:
+            raise CheckpointError("a manifest is damaged: its hash differs", where=where)
+        version = msgspec.json.decode(envelope.manifest).get("version")
+        if version != VERSION:
+            raise CheckpointError(
+                f"a manifest has version {version}, this program knows {VERSION}",
+                where=where,
+                fix="run the program that wrote it, or a newer one",
+            )
+        manifest = msgspec.json.decode(envelope.manifest, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"a manifest is damaged: {error}", where=where) from error
+    for file in manifest.files:  # a name becomes a path on this machine, a hash becomes a key
+        if not re.fullmatch(r"[\w.+-]+", file.name) or set(file.name) == {"."} or not re.fullmatch(HASH, file.hash):
+            raise CheckpointError(f"a manifest names a file {file.name!r} that no store has", where=where)
+    return manifest
+
+
+HASH = "[0-9a-f]{64}"
+
+
+def place(app: str, task: str = "") -> str:
+    """The prefix of an app, or of a task of it."""
+    for part in filter(None, (app, task)):
+        if not re.fullmatch(r"[\w.-]+", part, re.ASCII) or set(part) == {"."}:
+            raise CheckpointError(f"{part!r} cannot be part of a key", fix="use letters, digits, '.', '_' and '-'")
+    return f"{app}/{task}" if task else app
+
+
+def manifest_key(app: str, task: str, number: int) -> str:
+    """Where a manifest lies."""
+    return f"{place(app, task)}/manifests/{number:012d}.json"
+
+
+def object_key(app: str, task: str, hash: str) -> str:
+    """Where a file of that content lies."""
+    return f"{place(app, task)}/objects/{hash}"
+
+
+def numbers(location: Location, app: str, task: str) -> list[int]:
+    """The numbers of a task's manifests, rising. One request."""
+    found = (re.fullmatch(r".*/(\d{12})\.json", each.key) for each in location.objects(f"{place(app, task)}/manifests"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def load(location: Location, app: str, task: str, number: int) -> Listed | None:
+    """A manifest, usable or not; None if it is gone."""
+    key = manifest_key(app, task, number)
+    data = location.read(key)
+    if data is None:
+        return None
+    where = f"{location.url}/{key}"
+    try:
+        manifest = decode(data, where)
+        if (manifest.app, manifest.task, manifest.number) != (app, task, number):
+            raise CheckpointError("a manifest lies under a key that is not its own", where=where)
+        return Listed(key, number, data, manifest)
+    except CheckpointError as error:
+        return Listed(key, number, data, None, error.what)
+
+
+def list_manifests(location: Location, app: str, task: str) -> list[Listed]:
+    """A task's manifests by rising number, unusable ones included."""
+    loaded = (load(location, app, task, number) for number in numbers(location, app, task))
+    return [each for each in loaded if each is not None]
+
+
+def retained(manifests: Iterable[Manifest], keep: int) -> list[Manifest]:
+    """The manifests without a name that are kept: the `keep` with the highest sequences, best first.
+
+    By sequence and not by number: what a worker writes late, for a task that it has lost, has a lower sequence and must
+    not push out the owner's.
+    """
+    return sorted((m for m in manifests if not m.name), key=lambda m: (m.sequence, m.number), reverse=True)[:keep]
+
+
+def tasks(location: Location, app: str) -> Sequence[str]:
+    """The tasks of an app that have something in the location."""
+    return location.parts(place(app))

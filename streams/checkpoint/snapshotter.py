@@ -1,0 +1,346 @@
+"""Snapshots in the background: a worker's thread hands over a copy of a store, this thread uploads it."""
+
+import queue
+import secrets
+import shutil
+import threading
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from streams.checkpoint.location import PART, Location
+from streams.checkpoint.manifest import (
+    File,
+    Manifest,
+    encode,
+    list_manifests,
+    load,
+    manifest_key,
+    numbers,
+    object_key,
+    place,
+    retained,
+)
+from streams.core.clock import Clock, SystemClock
+from streams.core.errors import CheckpointError, StreamsError
+from streams.state.base import Mark
+
+LONGEST = 6 * 3600.0
+"""Seconds after which an upload gives up: what it has uploaded could be swept (see `streams.checkpoint.collect`)."""
+
+_YOUNG = 3600.0
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """A copy of a task's store that is to be uploaded, then deleted.
+
+    `directory`: what `StateStore.snapshot` made; `again`: hashes of objects that a restore found damaged, uploaded even
+    if they are there; `name`: makes it a savepoint.
+    """
+
+    task: str
+    directory: Path
+    mark: Mark
+    fingerprint: str
+    store_format: int = 1
+    name: str = ""
+    again: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job. `number` is None if there is no manifest; then `error` says why, or it was abandoned.
+
+    `trim`: the offset before which the snapshots kept (savepoints apart) do not need the changelog; None while there
+    are fewer than `keep`.
+    `uploaded` and `size`: bytes sent, and of the whole snapshot; `seconds`: from the submit on.
+    """
+
+    task: str
+    mark: Mark
+    number: int | None
+    trim: int | None = None
+    error: StreamsError | None = None
+    uploaded: int = 0
+    files: int = 0
+    size: int = 0
+    seconds: float = 0.0
+
+
+class Abandoned(Exception):
+    """The job is not wanted any more."""
+
+
+class _BaseGone(Exception):
+    """Another writer was faster: begin again from the newest manifest."""
+
+
+@dataclass
+class _Run:
+    """A job under way."""
+
+    job: Job
+    started: float
+    stop: threading.Event = field(default_factory=threading.Event)
+    done: int = 0
+    total: int = 0
+    files: int = 0
+
+
+class Snapshotter:
+    """Uploads snapshots of a worker's tasks, one after another, in a thread of its own.
+
+    No call waits for the location: all may be made from the thread that processes records. At most one job a task.
+
+    A job:
+
+    1. Hash the files (again only if they changed since the last time).
+    2. Take the manifest with the highest number as the base, and list what objects there are. An object is not uploaded
+       if the base names it, or if it is young, and it is there with its size.
+    3. Upload the others. An object is seen whole or not at all.
+    4. Write the manifest under the base's number + 1, if absent. Lost: from 2.
+    5. The base must still be there, byte for byte; else delete what was written, and from 2.
+    6. Delete the manifests that are neither savepoints nor among the `keep` best; never the one of the highest number.
+
+    Why a collection of garbage cannot take an object that a new manifest names: until the manifest is written the base
+    is the one with the highest number, so nobody deletes it; 5. makes sure of that for a writer that stood still in
+    between. What the base does not name was uploaded in the last hours, and only older objects are swept.
+
+    A worker that has lost the task does no harm by writing late: manifests are never changed, its one stands at an
+    older sequence, restores take the newest, and retention goes by sequence.
+
+    Errors come out as outcomes; the copy is deleted, and the next snapshot is the next attempt.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        app: str,
+        *,
+        keep: int = 3,
+        bytes_per_second: int = 0,
+        clock: Clock | None = None,
+    ) -> None:
+        if keep < 1:
+            raise CheckpointError("at least one snapshot must be kept", fix="set it to 1 or more")
+        place(app)
+        self._location, self._app, self._keep, self._rate = location, app, keep, bytes_per_second
+        self._clock = clock or SystemClock()
+        self._writer = secrets.token_hex(8)
+        self._jobs: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        self._runs: dict[str, _Run] = {}
+        self._hashes: dict[str, dict[tuple[str, int, int, int], str]] = {}
+        self._flusher = ThreadPoolExecutor(1, "flush")
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="snapshots", daemon=True)
+        self._thread.start()
+
+    # ---- for the worker's thread
+
+    def flush(self, store_flush: Callable[[], None]) -> "Future[None]":
+        """Run `RocksStore.flush` aside. When it is done (`done()`) the store's `snapshot` takes a few milliseconds."""
+        return self._flusher.submit(store_flush)
+
+    def submit(self, job: Job) -> bool:
+        """Upload a copy. False, and the copy deleted, if a job of the task is under way or this is closed."""
+        place(self._app, job.task)
+        if self._closed or job.task in self._runs:
+            shutil.rmtree(job.directory, ignore_errors=True)
+            return False
+        run = self._runs[job.task] = _Run(job, self._clock.monotonic())
+        self._jobs.put(run)
+        return True
+
+    def busy(self, task: str) -> bool:
+        """Whether a job of the task is under way, or its outcome was not polled yet."""
+        return task in self._runs
+
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """Of each job under way: bytes that are there, and bytes in all (0 while that is not known)."""
+        return {task: (run.done, run.total) for task, run in self._runs.items()}
+
+    def poll(self) -> list[Outcome]:
+        """The outcomes since the last call. Never waits."""
+        found: list[Outcome] = []
+        while True:
+            try:
+                found.append(self._outcomes.get_nowait())
+            except queue.Empty:
+                return found
+            self._runs.pop(found[-1].task, None)
+
+    def abandon(self, task: str) -> None:
+        """Give a task's job up, at the next chunk or request. Its outcome has neither a number nor an error."""
+        if run := self._runs.get(task):
+            run.stop.set()
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Abandon all jobs; whether the thread ended in time. One that hangs in a request ends with the process."""
+        self._closed = True
+        for run in self._runs.values():
+            run.stop.set()
+        self._jobs.put(None)
+        self._thread.join(timeout)
+        self._flusher.shutdown(wait=False, cancel_futures=True)
+        return not self._thread.is_alive()
+
+    # ---- the thread
+
+    def _work(self) -> None:
+        while (run := self._jobs.get()) is not None:
+            job, number, trim, error = run.job, None, None, None
+            sent = [0]
+            try:
+                number, trim = self._run(run, sent)
+            except Abandoned:
+                pass
+            except StreamsError as failed:
+                error = failed
+            except Exception as failed:
+                error = CheckpointError(f"a snapshot failed: {failed!r}", where=f"task {job.task}")
+            shutil.rmtree(job.directory, ignore_errors=True)
+            seconds = self._clock.monotonic() - run.started
+            self._outcomes.put(Outcome(job.task, job.mark, number, trim, error, sent[0], run.files, run.total, seconds))
+
+    def _run(self, run: _Run, sent: list[int]) -> tuple[int, int | None]:
+        job = run.job
+        files = self._files(run)
+        run.total = sum(file.size for file in files)
+        mine: dict[str, float] = {}
+        for _ in range(_ATTEMPTS):
+            try:
+                number = self._attempt(run, files, mine, sent)
+            except _BaseGone:
+                continue
+            try:
+                return number, self._retain(job.task, job.mark)
+            except CheckpointError:
+                return number, None  # the snapshot is there; what is too old is deleted after the next one
+        raise CheckpointError(
+            f"another worker writes snapshots of task {job.task} all the time",
+            where=self._location.url,
+            fix="see to it that each application has a name of its own",
+        )
+
+    def _attempt(self, run: _Run, files: tuple[File, ...], mine: dict[str, float], sent: list[int]) -> int:
+        location, app, job = self._location, self._app, run.job
+        self._wanted(run)
+        before = numbers(location, app, job.task)
+        base = load(location, app, job.task, before[-1]) if before else None
+        if before and base is None:
+            raise _BaseGone
+        named = {file.hash for file in base.manifest.files} if base and base.manifest else set()
+        prefix = f"{place(app, job.task)}/objects/"
+        there = {o.key.removeprefix(prefix): o for o in location.objects(prefix.rstrip("/"))}
+        run.done = 0
+        for file in {file.hash: file for file in files}.values():
+            found = there.get(file.hash)
+            # In a directory a young file could be torn by a power loss before it was named: it is written again.
+            young = found is not None and location.directory is None and -_YOUNG < found.age < _YOUNG
+            known = file.hash in mine or (file.hash not in job.again and (file.hash in named or young))
+            if not (known and found is not None and found.size == file.size):
+                chunks = self._chunks(run, job.directory / file.name, file, sent)
+                location.write(object_key(app, job.task, file.hash), chunks, file.size)
+                mine[file.hash] = self._clock.monotonic()
+                run.files += 1
+            else:
+                run.done += file.size
+        self._wanted(run)
+        number = (before[-1] if before else 0) + 1
+        key = manifest_key(app, job.task, number)
+        if not location.create(key, encode(self._manifest(job, number, files))):
+            raise _BaseGone
+        if base is not None:
+            now = load(location, app, job.task, base.number)
+            if now is None or now.data != base.data:
+                location.delete([key])
+                raise _BaseGone
+        return number
+
+    def _manifest(self, job: Job, number: int, files: tuple[File, ...]) -> Manifest:
+        return Manifest(
+            app=self._app,
+            task=job.task,
+            number=number,
+            fingerprint=job.fingerprint,
+            store_format=job.store_format,
+            sequence=job.mark.sequence,
+            topic_id=job.mark.topic_id,
+            offset=job.mark.offset,
+            position=job.mark.position,
+            time=self._clock.now(),
+            writer=self._writer,
+            name=job.name,
+            files=files,
+        )
+
+    def _retain(self, task: str, mark: Mark) -> int | None:
+        """Delete what is not kept; up to where the changelog is not needed by what is."""
+        listed = list_manifests(self._location, self._app, task)
+        usable = [each.manifest for each in listed if each.manifest is not None]
+        kept = retained(usable, self._keep)
+        stay = {m.number for m in kept} | {m.number for m in usable if m.name} | {listed[-1].number}
+        # One that cannot be read may be of a newer program, so it stays until it is older than all that are kept.
+        oldest = min((m.number for m in kept), default=0)
+        gone = [e.key for e in listed if e.number not in stay and (e.manifest is not None or e.number < oldest)]
+        self._location.delete(gone)
+        # With fewer than `keep` there is nothing to fall back on but the changelog itself.
+        offsets = [m.offset for m in kept if m.topic_id == mark.topic_id]
+        return min(offsets) if len(offsets) == self._keep else None
+
+    def _files(self, run: _Run) -> tuple[File, ...]:
+        """The files of the copy with their hashes. Tables never change: what was hashed is known by inode and time."""
+        before, known, found = self._hashes.get(run.job.task, {}), {}, []
+        for path in sorted(run.job.directory.iterdir()):
+            stat = path.stat()
+            key = (path.name, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+            if not (path.suffix == ".sst" and key in before):
+                with path.open("rb") as file:
+                    hash = sha256()
+                    while data := file.read(PART):
+                        self._wanted(run)
+                        hash.update(data)
+                before = {**before, key: hash.hexdigest()}
+            known[key] = before[key]
+            found.append(File(path.name, stat.st_size, before[key]))
+        self._hashes[run.job.task] = known
+        return tuple(found)
+
+    def _chunks(self, run: _Run, path: Path, file: File, sent: list[int]) -> Iterator[bytes]:
+        """The content, no faster than allowed; an error instead of the end if it is not what was hashed."""
+        hash, size = sha256(), 0
+        at_once = PART if not self._rate else min(PART, max(self._rate // 4, 4096))
+        try:
+            opened = path.open("rb")
+        except OSError as error:
+            raise CheckpointError(f"the copy of a store is gone: {error}", where=str(path)) from error
+        with opened:
+            while data := opened.read(at_once):
+                self._wanted(run)
+                hash.update(data)
+                size += len(data)
+                if size == file.size and hash.hexdigest() != file.hash:
+                    break
+                yield data
+                run.done += len(data)
+                sent[0] += len(data)
+                if self._rate and run.stop.wait(len(data) / self._rate):
+                    raise Abandoned
+        if size != file.size or hash.hexdigest() != file.hash:
+            self._hashes.pop(run.job.task, None)
+            raise CheckpointError("a file changed while it was uploaded", where=str(path), fix="check the disk")
+
+    def _wanted(self, run: _Run) -> None:
+        if run.stop.is_set():
+            raise Abandoned
+        if self._clock.monotonic() - run.started > LONGEST:
+            raise CheckpointError(
+                f"a snapshot took longer than {LONGEST / 3600:.0f} hours and was given up",
+                where=f"{self._location.url}, task {run.job.task}",
+                fix="raise the bandwidth limit, use a faster location, or more partitions",
+            )
