@@ -151,6 +151,23 @@ def make_worker(
     state_dir = Path(settings.state_dir) / app.name / settings.slot
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     cache = settings.cache_bytes // max(1, len(plan.tasks))
+    say = note if note is not None else log.info
+    snapshots = None
+    if settings.checkpoints:
+        from streams.checkpoint.location import Location
+        from streams.runtime.snapshots import Snapshots
+
+        snapshots = Snapshots(
+            Location(settings.checkpoints, settings.checkpoint_options),
+            app.name,
+            plan.fingerprint,
+            state_dir / "snapshots",
+            clock,
+            say,
+            interval=settings.snapshot_interval / 1000,
+            keep=settings.snapshots_kept,
+            bytes_per_second=settings.upload_bytes,
+        )
     tools = Tools(
         opened,
         plan,
@@ -158,6 +175,8 @@ def make_worker(
         clock,
         lambda directory: RocksStore(directory, cache_bytes=cache),
         state_dir,
-        note if note is not None else log.info,
+        say,
+        download=snapshots.restore if snapshots is not None else None,
+        location=snapshots.token if snapshots is not None else "",
     )
-    return Worker(tools, hook=hook, clock=clock, wait=wait)
+    return Worker(tools, hook=hook, clock=clock, wait=wait, snapshots=snapshots)

@@ -36,6 +36,18 @@ class Metrics:
             "End to end: commit time minus the timestamp of the oldest source record in it",
             buckets=(*_SECONDS, 60, 300, 3600),
         )
+        self.snapshots = make(Counter, "snapshots", "Snapshots, by outcome: done, failed, abandoned", ["outcome"])
+        self.snapshot_seconds = make(
+            Histogram,
+            "snapshot_seconds",
+            "From the copy of a store to its manifest",
+            buckets=(*_SECONDS, 60, 300, 3600),
+        )
+        self.snapshot_bytes = make(Counter, "snapshot_bytes", "Bytes uploaded to the checkpoint location")
+        self.snapshot_time = make(Gauge, "snapshot_time_seconds", "When a task's last snapshot was done", ["task"])
+        self.snapshot_copy_seconds = make(
+            Histogram, "snapshot_copy_seconds", "How long copying a store held up processing", buckets=_SECONDS
+        )
         self.state_bytes = make(Gauge, "state_bytes", "Size of a task's store on disk", ["task"])
         self.overlay_bytes = make(Gauge, "overlay_bytes", "Uncommitted writes of a task in memory", ["task"])
         self.operator_seconds = make(Counter, "operator_seconds", "Time spent in an operator", ["operator"])

@@ -33,6 +33,11 @@ class Settings:
     waiting_rows: int = 1_000_000
     changelog_bytes: int = 64 * 2**20
     changelog_factor: int = 2
+    checkpoints: str = ""
+    checkpoint_options: Mapping[str, str] = field(default_factory=dict)
+    snapshot_interval: int = 60_000
+    snapshots_kept: int = 3
+    upload_bytes: int = 0
     partitions: int = 4
     http: str = ""
     kafka: Mapping[str, str] = field(default_factory=dict)
@@ -45,7 +50,7 @@ class Settings:
         return f"Settings({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
-_DURATIONS = {"commit_interval"}
+_DURATIONS = {"commit_interval", "snapshot_interval"}
 _LEAST = {"commit_interval": 1, "poll_records": 1, "partitions": 1, "open_records": 1, "cache_bytes": 0}
 
 

@@ -31,13 +31,15 @@ class InputPosition(msgspec.Struct, array_like=True):
 
 class TaskPosition(msgspec.Struct, array_like=True):
     """All inputs of a task, and the frontier: rows below this event time have been released. `drained`: the watermark;
-    `stores`: the maps that the program has; `tail`: how the changelog lies."""
+    `stores`: the maps that the program has; `tail`: how the changelog lies; `location`: the token of
+    the checkpoint location."""
 
     inputs: dict[str, InputPosition]
     frontier: int = NEVER
     drained: int = NEVER
     stores: list[str] = []
     tail: Tail = Tail()
+    location: str = ""
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)

@@ -60,6 +60,10 @@ class Tools:
     state_dir: Path
     note: Callable[[str], None]
     drop_state: Callable[[Path], None] = shutil.rmtree
+    download: "Callable[[Task, Path, str, int], Iterator[None]] | None" = None
+    """Brings the newest snapshot that fits into a directory; None without a checkpoint location."""
+    location: str = ""
+    """The token of the checkpoint location."""
 
 
 class Task:
@@ -97,6 +101,8 @@ class Task:
         self._marked_at = 0.0
         self._untold = False
         self._tail = self._next_tail = Tail()
+        self.location = ""
+        """The token of the checkpoint location that the last commit names."""
         self._changelog = TopicPartition(plan.changelog(id.sub), id.partition) if self.sub.stateful else None
 
     # ---- opening and restoring
@@ -134,6 +140,7 @@ class Task:
             set(self.sub.stores),
         )
         self._tail = self._next_tail = position.tail
+        self.location = position.location
         self._place(position)
         self._open_chain()
         if self.release.watermark > NEVER:
@@ -171,6 +178,11 @@ class Task:
         if not usable:
             self._tools.note(f"task {self.id}: local state is not usable (at {mark.sequence}); it is made anew")
             self.store = self._new_store()
+        if self._tools.download is not None and lease.sequence and not self.store.mark.sequence:
+            self.store.close()
+            self._tools.drop_state(self._directory())
+            yield from self._tools.download(self, self._directory(), topic_id, start)
+            self.store = self._open_store()
         end = log.ends([self._changelog])[self._changelog]
         if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
             yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
@@ -339,6 +351,7 @@ class Task:
             assert self.store is not None
             changes, self._next_tail = self._rewritten(lease, self.store.changes())
         position.tail = self._next_tail
+        position.location = self._tools.location or self.location
         raw = position.encode()
         if self._changelog is not None:
             values = encode(changes, lease.sequence, raw)
@@ -359,6 +372,8 @@ class Task:
         assert self.store is not None and self._changelog is not None
         settings, tail = self._tools.settings, self._tail
         if tail.rewriting is None:
+            if self._tools.location:
+                return list(changes), tail  # it is trimmed up to the oldest snapshot
             if tail.size < settings.changelog_bytes:
                 return list(changes), tail
             if not due(tail, self.store.size_bytes, settings.changelog_bytes, settings.changelog_factor):
@@ -371,12 +386,13 @@ class Task:
         )
         return [*changes, *extra], tail
 
-    @property
-    def unneeded(self) -> tuple[TopicPartition, int] | None:
-        """The changelog, and the offset below which no restore needs it; None if that is all gone."""
-        if self._changelog is None or self._tail.offset <= self._trimmed:
+    def unneeded(self, floor: int | None) -> tuple[TopicPartition, int] | None:
+        """The changelog, and the offset below which no restore needs it: the last rewriting's, or with snapshots
+        `floor`; None if all that is gone."""
+        offset = max(self._tail.offset, floor or 0)
+        if self._changelog is None or offset <= self._trimmed:
             return None
-        return self._changelog, self._tail.offset
+        return self._changelog, offset
 
     _trimmed = 0
 

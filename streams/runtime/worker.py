@@ -6,9 +6,10 @@ Everything abnormal has one answer: drop what is open, get a new writer, take ev
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from streams.core.clock import Clock, SystemClock
-from streams.core.errors import Fenced, LogError, LogUnreachable, SlotTaken, StateCorrupt
+from streams.core.errors import Fenced, LocationUnreachable, LogError, LogUnreachable, SlotTaken, StateCorrupt
 from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
@@ -16,6 +17,9 @@ from streams.protocol import Lease
 from streams.runtime.leases import take_all
 from streams.runtime.reporter import Reporter
 from streams.runtime.task import State, Task, Tools
+
+if TYPE_CHECKING:
+    from streams.runtime.snapshots import Snapshots
 
 Hook = Callable[[str], None]
 
@@ -39,6 +43,7 @@ class Worker:
         hook: Hook | None = None,
         clock: Clock | None = None,
         wait: float = 0.05,
+        snapshots: "Snapshots | None" = None,
     ) -> None:
         self.tools, self.log, self.plan, self.settings = tools, tools.log, tools.plan, tools.settings
         self.metrics = metrics if metrics is not None else Metrics()
@@ -47,6 +52,7 @@ class Worker:
         self.status = self._reporter.status
         self._hook: Hook = hook if hook is not None else lambda step: None
         self._wait = wait
+        self._snapshots = snapshots
         self._stopping = False
         self._group: Group | None = None
         self._writer: LogWriter | None = None
@@ -117,13 +123,15 @@ class Worker:
             if now - self._gauged >= _GAUGES:
                 self._gauged = now
                 self._reporter.gauge(list(self._tasks.values()), self._reader)
+                if self._snapshots is not None:
+                    self._snapshots.look(list(self._tasks.values()), self.metrics)
             if now - self._trimmed >= _TRIM:
                 self._trimmed = now if self._trim() else now - _TRIM + 1.0
         except Fenced as error:
             self._fenced(error)
         except SlotTaken:
             raise
-        except (LogError, StateCorrupt) as error:
+        except (LogError, StateCorrupt, LocationUnreachable) as error:
             self._abort(type(error).__name__, error)  # a damaged store is made anew when its task is taken again
 
     def _check_writer(self) -> None:
@@ -193,6 +201,8 @@ class Worker:
             except StopIteration:
                 del self._restoring[number]
                 assert self._reader is not None
+                if self._snapshots is not None:
+                    self._snapshots.check(task, task.location)
                 self._by_partition.update(dict.fromkeys(task.partitions, task))
                 self._reader.assign(task.starts())
                 self.metrics.restore_seconds.observe(task.restore_seconds)
@@ -326,7 +336,11 @@ class Worker:
             for tp, item in zip(task.partitions, task.inputs, strict=True)
             if item.source is None and tp in self._committed
         }
-        changelogs = {task: unneeded for task in self._running() if (unneeded := task.unneeded) is not None}
+        changelogs = {
+            task: unneeded
+            for task in self._running()
+            if (unneeded := task.unneeded(self._snapshots.floor(task) if self._snapshots is not None else None))
+        }
         before.update(changelogs.values())
         if not before:
             return False
@@ -379,7 +393,7 @@ class Worker:
             self._drop(number)
         self._appended, self._committed = {}, {}
         self._aborts = 0 if isinstance(error, LogUnreachable) else self._aborts + 1
-        if self._aborts > _HOPELESS:
+        if self._aborts > _HOPELESS and not isinstance(error, LocationUnreachable):
             raise error  # the same trouble again and again, with no commit in between
         if self._aborts > 1:
             self._pause(min(5.0, 0.05 * 2.0**self._aborts))
@@ -419,6 +433,8 @@ class Worker:
         if mine and self._reader is not None:
             self._reader.unassign(mine)
         self._paused.difference_update(mine)
+        if self._snapshots is not None:
+            self._snapshots.drop(task)
         task.close()
 
     def leave(self) -> None:
@@ -438,6 +454,6 @@ class Worker:
         """Let go of everything; what is uncommitted is forgotten."""
         for number in list(self._tasks):
             self._drop(number)
-        for thing in (self._writer, self._reader):
+        for thing in (self._writer, self._reader, self._snapshots):
             if thing is not None:
                 thing.close()

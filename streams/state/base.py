@@ -82,6 +82,9 @@ class StateStore(ABC):
     def rollback(self) -> None:
         """Forget the overlay."""
 
+    def flush(self) -> None:  # noqa: B027 - a store that has nothing to write aside
+        """Bring what is committed to disk so that a `snapshot` soon after is quick. May be called from any thread."""
+
     @abstractmethod
     def snapshot(self, directory: Path) -> None:
         """A consistent copy of the files (hard links where the file system allows)."""

@@ -1,0 +1,174 @@
+"""When a task's store is copied to the checkpoint location, and how it comes back from there.
+
+A snapshot of a task, none of it waited for by the worker's thread:
+
+1. flush     aside: what is committed goes into tables (a copy right after that takes a few milliseconds)
+2. copy      between two turns: hard links of the store's files, which stand at the last commit
+3. upload    aside: files that the location lacks, then the manifest
+4. trim      with the next look: the changelog is not needed below the oldest snapshot that is kept
+"""
+
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from streams.checkpoint.collect import token
+from streams.checkpoint.location import Location
+from streams.checkpoint.restore import Restore
+from streams.checkpoint.snapshotter import Job, Outcome, Snapshotter
+from streams.core.clock import Clock
+from streams.core.errors import CheckpointError, StateError
+from streams.metrics import Metrics
+from streams.runtime.task import State, Task
+
+
+class Snapshots:
+    """The snapshots of one worker's tasks. Used by the worker's thread; no call waits for the location.
+
+    `interval`: seconds from one snapshot of a task to the next one. `token`: what identifies the location; every
+    position that is committed names it, so that workers with different locations are found.
+    """
+
+    def __init__(
+        self,
+        location: Location,
+        app: str,
+        fingerprint: str,
+        scratch: Path,
+        clock: Clock,
+        note: Callable[[str], None],
+        *,
+        interval: float,
+        keep: int,
+        bytes_per_second: int = 0,
+    ) -> None:
+        self.token = token(location, app)
+        self._location, self._app, self._fingerprint = location, app, fingerprint
+        self._scratch, self._clock, self._note, self._interval = scratch, clock, note, interval
+        self._snapshotter = Snapshotter(location, app, keep=keep, bytes_per_second=bytes_per_second, clock=clock)
+        self._due: dict[str, float] = {}
+        self._done: dict[str, int] = {}  # the sequence of the last snapshot
+        self._flushing: dict[str, Future[None]] = {}
+        self._again: dict[str, frozenset[str]] = {}
+        self._floors: dict[str, int] = {}
+        shutil.rmtree(scratch, ignore_errors=True)  # copies that a killed worker has left
+
+    def look(self, tasks: Sequence[Task], metrics: Metrics) -> None:
+        """Take what has become of snapshots, and go on with those that are due."""
+        for outcome in self._snapshotter.poll():
+            self._take(outcome, metrics)
+        now = self._clock.monotonic()
+        running = {str(t.id): t for t in tasks if t.state is State.RUNNING and t.store is not None}
+        for name in [n for n in self._flushing if n not in running]:
+            del self._flushing[name]
+        for name, task in running.items():
+            assert task.store is not None
+            if name in self._flushing:
+                if self._flushing[name].done():
+                    self._copy(name, task, self._flushing.pop(name), metrics)
+            elif now >= self._due.setdefault(name, now + self._interval * secrets.randbelow(1000) / 1000):
+                # The first one at a random time within the interval: tasks do not all upload at once.
+                if task.store.mark.sequence == self._done.get(name) or self._snapshotter.busy(name_of(task)):
+                    continue
+                self._flushing[name] = self._snapshotter.flush(task.store.flush)
+
+    def _copy(self, name: str, task: Task, flushed: "Future[None]", metrics: Metrics) -> None:
+        assert task.store is not None
+        self._due[name] = self._clock.monotonic() + self._interval
+        directory = self._scratch / f"{task.id.sub}-{task.id.partition}-{secrets.token_hex(4)}"
+        try:
+            flushed.result()
+            begun = self._clock.monotonic()
+            task.store.snapshot(directory)
+            metrics.snapshot_copy_seconds.observe(self._clock.monotonic() - begun)
+        except StateError as error:
+            self._note(f"task {name}: no snapshot now: {error.what}")
+            return
+        job = Job(name_of(task), directory, task.store.mark, self._fingerprint, again=self._again.pop(name, ()))
+        self._snapshotter.submit(job)
+
+    def _take(self, outcome: Outcome, metrics: Metrics) -> None:
+        task = outcome.task.replace("-", "/")
+        if outcome.error is not None:
+            metrics.snapshots.labels("failed").inc()
+            self._note(f"task {task}: the snapshot failed: {outcome.error}")
+        elif outcome.number is None:
+            metrics.snapshots.labels("abandoned").inc()
+        else:
+            metrics.snapshots.labels("done").inc()
+            metrics.snapshot_seconds.observe(outcome.seconds)
+            metrics.snapshot_bytes.inc(outcome.uploaded)
+            metrics.snapshot_time.labels(task).set(self._clock.now() / 1000)
+            self._done[task] = outcome.mark.sequence
+            self._note(
+                f"task {task}: snapshot {outcome.number} at commit {outcome.mark.sequence}: {outcome.uploaded:,} bytes "
+                f"uploaded of {outcome.size:,} in {outcome.seconds:.1f} s"
+            )
+            if outcome.trim is not None:
+                self._floors[task] = outcome.trim
+
+    def floor(self, task: Task) -> int | None:
+        """The changelog's offset below which no snapshot that is kept needs it; None if that is not known."""
+        return self._floors.get(str(task.id))
+
+    def drop(self, task: Task) -> None:
+        """The task is closed here: its job is given up."""
+        name = str(task.id)
+        self._snapshotter.abandon(name_of(task))
+        for known in (self._due, self._done, self._floors, self._flushing):
+            known.pop(name, None)
+
+    def restore(self, task: Task, directory: Path, topic_id: str, start: int) -> Iterator[None]:
+        """Bring the newest snapshot that fits into `directory`; yields until it is there, or none is.
+
+        Raises CheckpointError if the location cannot be asked although the changelog alone would not do.
+        """
+        restore = Restore(
+            self._location,
+            self._app,
+            name_of(task),
+            directory,
+            max_sequence=task.lease.sequence,
+            topic_id=topic_id,
+            min_offset=start,
+        )
+        told = self._clock.monotonic()
+        try:
+            while (result := restore.poll()) is None:
+                now, (done, size) = self._clock.monotonic(), restore.progress
+                if now - told > 2:
+                    told = now
+                    self._note(f"task {task.id}: restoring a snapshot, {done:,} of {size:,} bytes")
+                yield
+        finally:
+            restore.close()
+        for text in result.notes:
+            self._note(f"task {task.id}: {text}")
+        if result.damaged:
+            self._again[str(task.id)] = result.damaged
+        if result.error is not None:
+            if start > 0:
+                raise result.error
+            self._note(f"task {task.id}: the changelog is replayed from its start, since {result.error.what}")
+
+    def check(self, task: Task, named: str) -> None:
+        """`named`: the token of the location that the task's last commit names; another one than ours is refused."""
+        if named not in ("", self.token):
+            raise CheckpointError(
+                f"this checkpoint location is not the one that task {task.id} was last run with",
+                where=self._location.url,
+                fix="give all workers the same location; to move it, stop the workers and copy all of the old one, the "
+                "token included, to the new one",
+            )
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self._snapshotter.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def name_of(task: Task) -> str:
+    """The task's name in the location."""
+    return f"{task.id.sub}-{task.id.partition}"

@@ -1,0 +1,178 @@
+"""Snapshots of a running worker: taken, trimmed after, restored from, damaged, and kept in the wrong place."""
+
+import shutil
+import time
+
+import polars as pl
+import pytest
+
+from operators import Running, agg
+from streams import App, EventTime, Schema
+from streams.app import make_worker
+from streams.checkpoint.collect import verify
+from streams.checkpoint.location import Location
+from streams.checkpoint.manifest import list_manifests
+from streams.codec.json import encode
+from streams.core.clock import ManualClock
+from streams.core.errors import CheckpointError, StateMismatch
+from streams.core.record import Produced, TopicPartition
+from streams.log.base import TopicSpec
+from streams.log.embedded import EmbeddedLog
+from streams.settings import Settings
+
+CHANGELOG = TopicPartition("shop-0-changelog", 0)
+PATIENCE = 60.0
+
+
+class Tx(Schema):
+    card: str
+    at: EventTime
+
+
+def program() -> App:
+    app = App("shop")
+    tx = app.source("tx", Tx, key="card", start="earliest")
+    tx | Running([agg.count().alias("n")]) | app.sink("out")
+    return app
+
+
+class Shop:
+    """One worker at a time on an embedded log, with a checkpoint location beside it."""
+
+    def __init__(self, directory) -> None:
+        self.directory, self.clock = directory, ManualClock(1_700_000_000_000)
+        self.log = EmbeddedLog(directory / "log")
+        self.log.create([TopicSpec("tx", 1, {})])
+        self.feeder = self.log.writer("feed", "0")
+        self.sent, self.worker, self.notes = 0, None, []
+        self.location = directory / "checkpoints"
+
+    def start(self, **more):
+        settings = Settings(
+            state_dir=str(self.directory / "state"),
+            partitions=1,
+            checkpoints=str(self.location),
+            snapshot_interval=1000,
+            snapshots_kept=2,
+            **more,
+        )
+        self.worker = make_worker(program(), settings, self.log, clock=self.clock, note=self.notes.append, wait=0.001)
+        self.worker.start()
+
+    def send(self, count: int = 50) -> None:
+        rows = [{"card": f"c{i % 7}", "at": self.clock.now()} for i in range(count)]
+        self.feeder.append(Produced("tx", 0, [None] * count, encode(pl.DataFrame(rows)), self.clock.now()))
+        self.feeder.commit({}, {})
+        self.sent += count
+        self.until(lambda: self.worker.status.records_out.get("out", 0) >= count)
+        self.worker.status.records_out.clear()
+
+    def until(self, true) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not true():
+            self.worker.turn()
+            self.clock.sleep(0.3)
+            assert time.monotonic() < deadline, self.notes
+
+    def snapshots(self) -> int:
+        return int(self.worker.metrics.snapshots.labels("done")._value.get())
+
+    def until_trimmed(self) -> None:
+        """Snapshots are taken while records come, until the changelog does not begin at its beginning any more."""
+        while self.log.starts([CHANGELOG])[CHANGELOG] == 0:
+            have = self.snapshots()
+            self.send()
+            self.until(lambda have=have: self.snapshots() > have)
+            self.clock.sleep(31)
+
+    def lose_the_machine(self) -> None:
+        self.worker.close()
+        shutil.rmtree(self.directory / "state")
+
+    def counts(self) -> list[int]:
+        """The last count of each card."""
+        reader, last = self.log.reader(), {}
+        reader.assign({TopicPartition("out", 0): 0})
+        while found := reader.poll(10_000, 0.1):
+            for records in found:
+                for value in records.values():
+                    row = pl.read_json(value).row(0, named=True)
+                    last[row["card"]] = row["n"]
+        reader.close()
+        return sorted(last.values())
+
+    def expected(self) -> list[int]:
+        total = [0] * 7
+        for _ in range(self.sent // 50):
+            for i in range(50):
+                total[i % 7] += 1
+        return sorted(total)
+
+
+@pytest.fixture
+def shop(tmp_path):
+    made = Shop(tmp_path)
+    made.start()
+    yield made
+    if made.worker is not None:
+        made.worker.close()
+    made.feeder.close()
+    made.log.close()
+
+
+def test_a_lost_machine_comes_back_from_a_snapshot_and_the_tail(shop):
+    shop.until_trimmed()
+    shop.send()  # the tail
+    shop.lose_the_machine()
+    shop.start()
+    shop.send()
+    assert shop.counts() == shop.expected()
+    assert not any("from its start" in note for note in shop.notes)
+    assert list(verify(Location(str(shop.location)), "shop")) == []
+
+
+def test_a_damaged_snapshot_is_passed_over_for_an_older_one(shop):
+    shop.until_trimmed()
+    newest = list_manifests(Location(str(shop.location)), "shop", "0-0")[-1].manifest
+    older = {f.hash for m in list_manifests(Location(str(shop.location)), "shop", "0-0")[:-1] for f in m.manifest.files}
+    only = next(f.hash for f in newest.files if f.hash not in older)
+    file = next(shop.location.rglob(only))
+    file.write_bytes(b"x" * file.stat().st_size)
+    shop.lose_the_machine()
+    shop.start()
+    shop.send()
+    assert shop.counts() == shop.expected()
+    assert any(only[:8] in note for note in shop.notes), shop.notes
+
+
+def test_without_its_snapshots_a_trimmed_changelog_is_refused_and_never_taken_for_the_whole(shop):
+    shop.until_trimmed()
+    shop.lose_the_machine()
+    kept = shop.location.rename(shop.directory / "elsewhere")
+    with pytest.raises(StateMismatch, match="begins at commit"):  # noqa: PT012
+        shop.start()
+        shop.until(lambda: shop.worker.complete)
+    shop.worker.close()
+    shutil.rmtree(shop.location)
+    kept.rename(shop.location)
+    shop.start()
+    shop.send()
+    assert shop.counts() == shop.expected()
+
+
+def test_another_location_is_refused(shop):
+    shop.send()
+    shop.worker.leave()
+    shop.worker.close()
+    shop.location = shop.directory / "other"
+    with pytest.raises(CheckpointError, match="not the one that task 0/0 was last run with"):  # noqa: PT012
+        shop.start()
+        shop.until(lambda: shop.worker.complete)
+
+
+def test_what_a_copy_holds_up_is_measured(shop):
+    shop.until_trimmed()
+    text = shop.worker.metrics.expose().decode()
+    assert 'streams_snapshots_total{outcome="done"}' in text
+    assert "streams_snapshot_copy_seconds_count" in text
+    assert 'streams_snapshot_time_seconds{task="0/0"}' in text
