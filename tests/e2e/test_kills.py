@@ -25,6 +25,14 @@ def test_output_is_exact_after_kills_on_the_embedded_log(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_output_is_exact_after_kills_with_snapshots(tmp_path: Path) -> None:
+    report = kill_test(tmp_path, Settings(log_dir=str(tmp_path / "log")), KILLS, SEED + 1, RECORDS, snapshots=True)
+    check(report)
+    assert report.snapshots > 0
+    assert report.wiped > 0
+
+
+@pytest.mark.slow
 @pytest.mark.kafka
 def test_output_is_exact_after_kills_on_kafka(tmp_path: Path) -> None:
     with broker.start() as own:  # topics of its own, whatever other tests do

@@ -14,8 +14,9 @@ from tests.kill.harness import kill_test
 @click.option("--log", "which", default="both", type=click.Choice(["embedded", "kafka", "both"]), show_default=True)
 @click.option("--kills", default=100, show_default=True)
 @click.option("--seed", default=1, show_default=True)
+@click.option("--snapshots", is_flag=True, help="With a checkpoint location.")
 @click.option("--brokers", help="A running Kafka; without it one is started.")
-def main(which: str, kills: int, seed: int, brokers: str | None) -> None:
+def main(which: str, kills: int, seed: int, snapshots: bool, brokers: str | None) -> None:
     """Kill a worker many times and check that its output is exact."""
     failed = False
     for name in ("embedded", "kafka") if which == "both" else (which,):
@@ -26,12 +27,12 @@ def main(which: str, kills: int, seed: int, brokers: str | None) -> None:
 
                 broker = start(path / "broker")
                 try:
-                    report = kill_test(path, Settings(brokers=broker.bootstrap), kills, seed)
+                    report = kill_test(path, Settings(brokers=broker.bootstrap), kills, seed, snapshots=snapshots)
                 finally:
                     stop(path / "broker")
             else:
                 settings = Settings(brokers=(brokers or "") if name == "kafka" else "", log_dir=str(path / "log"))
-                report = kill_test(path, settings, kills, seed)
+                report = kill_test(path, settings, kills, seed, snapshots=snapshots)
         click.echo(report.text())
         failed = failed or bool(report.wrong)
     sys.exit(failed)

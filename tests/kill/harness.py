@@ -19,6 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from streams.app import open_log
+from streams.checkpoint.collect import verify
+from streams.checkpoint.location import Location
+from streams.checkpoint.manifest import list_manifests, tasks
 from streams.core.record import TopicPartition
 from streams.log.base import Log
 from streams.protocol import STEPS
@@ -41,6 +44,7 @@ class Report:
     by: Counter[str] = field(default_factory=Counter)
     inside_commit: int = 0
     wiped: int = 0
+    snapshots: int = 0
     left: int = 0
     seconds: float = 0.0
     outputs: dict[str, int] = field(default_factory=dict)
@@ -52,7 +56,7 @@ class Report:
             f"{self.log}: {self.kills} kills in {self.seconds:.0f} s, seed {self.seed}, {share:.0%} inside a commit",
             "  "
             + ", ".join(f"{k} {v}" for k, v in sorted(self.by.items()))
-            + f"; state lost {self.wiped}; {self.left:,} records were left",
+            + f"; state lost {self.wiped}, snapshots kept {self.snapshots}; {self.left:,} records were left",
             "  outputs: " + ", ".join(f"{k} {v:,}" for k, v in sorted(self.outputs.items())),
             *(f"  WRONG {w}" for w in self.wrong),
             "  exact" if not self.wrong else "  NOT exact",
@@ -66,6 +70,7 @@ class Runner:
     def __init__(self, directory: Path, settings: Settings) -> None:
         self.directory, self.settings = directory, settings
         self.output = directory / "workers.log"
+        self.environment: dict[str, str] = {}
 
     def start(
         self, app: str, slot: str = "0", environment: Mapping[str, str] | None = None, *arguments: str
@@ -81,6 +86,7 @@ class Runner:
             "STREAMS_POLL_RECORDS": "50",
             "POLARS_MAX_THREADS": "1",
             "STREAMS_CHANGELOG_BYTES": "50000",  # state is written anew every now and then
+            **self.environment,
             **(environment or {}),
         }
         with self.output.open("ab") as file:
@@ -199,15 +205,24 @@ def choose(kills: int, rng: random.Random) -> list[str | None]:
     return kinds
 
 
-def kill_test(directory: Path, settings: Settings, kills: int, seed: int, count: int | None = None) -> Report:
+def kill_test(
+    directory: Path, settings: Settings, kills: int, seed: int, count: int | None = None, *, snapshots: bool = False
+) -> Report:
     """Fill the log, run the program uninterrupted under one name and with `kills` SIGKILLs under another; compare.
 
-    `count` transactions are written. If they do not last until the last kill, the report's `left` is 0.
+    `count` transactions are written. If they do not last until the last kill, the report's `left` is 0. `snapshots`:
+    the workers have a checkpoint location, and all that is in it is verified at the end; without it the state is
+    written into the changelog anew every now and then.
     """
     name = "kafka" if settings.brokers else "embedded"
     report, rng, started = Report(name, seed), random.Random(seed), time.monotonic()
     log = open_log(settings)
     runner = Runner(directory, settings)
+    if snapshots:
+        runner.environment = {
+            "STREAMS_CHECKPOINTS": str(directory / "checkpoints"),
+            "STREAMS_SNAPSHOT_INTERVAL": "500ms",
+        }
     try:
         data.fill(log, count or 3000 + kills * 500, seed)
         reference, app = f"plain{seed}", f"killed{seed}"
@@ -238,6 +253,10 @@ def kill_test(directory: Path, settings: Settings, kills: int, seed: int, count:
         report.left = runner.left(log, app)
         runner.finish(log, app)
         report.outputs, report.wrong = runner.differences(log, reference, app)
+        if snapshots:
+            location = Location(str(directory / "checkpoints"))
+            report.snapshots = sum(len(list_manifests(location, app, task)) for task in tasks(location, app))
+            report.wrong += [str(finding) for finding in verify(location, app)]
     finally:
         log.close()
     report.seconds = time.monotonic() - started
