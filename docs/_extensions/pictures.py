@@ -1,0 +1,29 @@
+"""SVG pictures become part of the page, so that they take the colours of the theme that the reader has chosen."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+_STYLE = re.compile(r"<style>.*?</style>\s*", re.DOTALL)
+
+
+class InlinePictures(SphinxPostTransform):
+    """An image of an SVG file in docs/pictures is replaced by the file's text; the site's style sheet colours it."""
+
+    default_priority = 5  # before Sphinx collects images for copying
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:
+        for image in list(self.document.findall(nodes.image)):
+            file = Path(self.env.srcdir) / image["uri"]
+            if file.suffix == ".svg" and file.parent.name == "pictures":
+                text = _STYLE.sub("", file.read_text())
+                image.replace_self(nodes.raw("", f'<div class="picture">{text}</div>', format="html"))
+
+
+def setup(app: Any) -> dict[str, Any]:
+    app.add_post_transform(InlinePictures)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
