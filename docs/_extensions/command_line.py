@@ -10,7 +10,9 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 
-def commands(command: click.Command, path: tuple[str, ...] = ("streams",)) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(
+    command: click.Command, path: tuple[str, ...] = ("streams",)
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """A command and all below it, in the order of `--help`, with the words that call it."""
     yield path, command
     if isinstance(command, click.Group):
@@ -28,7 +30,9 @@ def as_markdown(path: tuple[str, ...], command: click.Command) -> str:
     parts = [f"{'#' * (len(path) + 1)} {' '.join(path)}", f"```text\n{usage}\n```", _text(command.help or "")]
     if isinstance(command, click.Group):
         names = command.list_commands(context)
-        rows = [(n, c.get_short_help_str(200)) for n in names if (c := command.get_command(context, n)) and not c.hidden]
+        rows = [
+            (n, c.get_short_help_str(200)) for n in names if (c := command.get_command(context, n)) and not c.hidden
+        ]
         parts.append("\n".join(f"`{name}`\n: {text}\n" for name, text in rows))
     options = [record for p in command.get_params(context) if (record := p.get_help_record(context)) is not None]
     if options:
@@ -41,7 +45,9 @@ def _text(help: str) -> str:
     made = []
     for paragraph in inspect.cleandoc(help).split("\n\n"):
         if paragraph.startswith("\b"):
-            made.append("```console\n" + "\n".join(f"$ {line}" for line in paragraph[1:].strip().splitlines()) + "\n```")
+            made.append(
+                "```console\n" + "\n".join(f"$ {line}" for line in paragraph[1:].strip().splitlines()) + "\n```"
+            )
         else:
             made.append(_escaped(paragraph))
     return "\n\n".join(made)

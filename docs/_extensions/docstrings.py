@@ -20,19 +20,24 @@ def converted(lines: Sequence[str]) -> list[str]:
     ['Use ``a``:', '', '.. code-block:: python', '', '    x = 1', '', '- ``b``: one', '  two']
     """
     made: list[str] = []
-    margin, literal = 0, False  # where text stands, and whether a program is being copied
+    margin, literal, example = (
+        0,
+        False,
+        False,
+    )  # where text stands; in a program; in an example, which a blank line ends
     after_blank = True
     for line in _joined(lines):
         indent = len(line) - len(line.lstrip())
         if not line.strip():
             made.append("")
-            after_blank = True
+            after_blank, example = True, False
             continue
         if literal and indent >= margin + 4:
             made.append(line)
             continue
         literal = False
-        if line.lstrip().startswith(">>>") or line.lstrip().startswith("..."):
+        example = example or line.lstrip().startswith(">>>")
+        if example:
             made.append(line)
         elif _is_tree(line):
             made.append("| " + line.replace(" ", "\N{NO-BREAK SPACE}"))
