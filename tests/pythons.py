@@ -4,10 +4,10 @@
     python -m tests.pythons 3.13         this one; an error if it is not there
     python -m tests.pythons --list       say which are found, and end
 
-A virtual environment each, under build/pythons, is installed from requirements.lock and kept until the lock changes. Then
-run, without the slow tests and those on a real Kafka: the examples in the docstrings, and the tests in `PART`, that is
-what depends on the interpreter and on the wheels made for it (types, operators, both kinds of stores, the embedded log,
-the worker, app.test()). The whole suite runs on one Python, in `make test`.
+A virtual environment each, under build/pythons, is installed from requirements.lock and kept until the lock changes.
+What is run there is `PART`, without the slow tests and those on a real Kafka: the examples in the docstrings, and the
+tests of what depends on the interpreter and on the wheels made for it (types, operators, stores, the embedded log, the
+worker, app.test()). The whole suite runs on one Python, in `make test`.
 """
 
 import argparse
@@ -61,7 +61,8 @@ def environment(version: str, base: str) -> Path:
     wanted = hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
     if stamp.exists() and stamp.read_text() == wanted:
         return python
-    subprocess.run([base, "-m", "venv", "--clear", str(directory)], check=True)
+    if not python.exists():
+        subprocess.run([base, "-m", "venv", str(directory)], check=True)
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     locked = ["--only-binary", ":all:", "--require-hashes", "--requirement", str(LOCK)]
     subprocess.run([*install, *locked], check=True)
@@ -101,7 +102,8 @@ def main() -> int:
         return 0
     if not any(found.values()) or (wanted.versions and not all(found.values())):
         return 1
-    return 0 if all([check(version, base) for version, base in found.items() if base is not None]) else 1
+    failed = [version for version, base in found.items() if base is not None and not check(version, base)]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

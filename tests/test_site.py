@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from docs._extensions.docstrings import converted
+from docs.draw_pictures import PLACE, pictures
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,6 +38,10 @@ def test_examples_stay_as_they_are():
     assert converted(example)[-1] == "Text ``b``."
 
 
+def test_the_pictures_are_those_that_the_script_draws():
+    assert {p.name: p.read_text() for p in PLACE.iterdir()} == pictures()
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx", reason="the extra `docs` is not installed")
@@ -46,6 +51,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert made.returncode == 0, made.stderr
     pages = {p.stem for p in (ROOT / "docs").glob("*.md")}
     assert {p.stem for p in site.glob("*.html")} >= pages
+
+    assert (site / "concepts.html").read_text().count("<svg") >= len(pictures())
 
     reference = _words((site / "reference.html").read_text())
     for name in ("streams.App", "streams.Operator.process", "streams.testing.TestRun.crash"):

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 
