@@ -23,6 +23,8 @@ extensions = [
 exclude_patterns = ["_extensions", "pictures"]
 nitpicky = False  # types of libraries without an inventory at hand would all be broken references
 
+smartquotes = False  # options are written with two hyphens
+
 html_theme = "furo"
 html_title = "streams"
 html_static_path = ["_static"]

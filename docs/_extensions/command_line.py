@@ -26,14 +26,14 @@ def as_markdown(path: tuple[str, ...], command: click.Command) -> str:
     """A section: usage, what it does, options."""
     context = click.Context(command, info_name=" ".join(path))
     usage = " ".join([*path, *command.collect_usage_pieces(context)])
-    parts = [f"{'#' * (len(path) + 1)} {' '.join(path)}", f"```text\n{usage}\n```", _text(command.help or "")]
+    parts = [f"{'#' * (len(path) + 2)} {' '.join(path)}", f"```text\n{usage}\n```", _text(command.help or "")]
     if isinstance(command, click.Group):
         names = command.list_commands(context)
         rows = [
             (n, c.get_short_help_str(200)) for n in names if (c := command.get_command(context, n)) and not c.hidden
         ]
         parts.append("\n".join(f"`{name}`\n: {text}\n" for name, text in rows))
-    options = [record for p in command.get_params(context) if (record := p.get_help_record(context)) is not None]
+    options = [r for p in command.params if (r := p.get_help_record(context)) is not None]
     if options:
         parts.append("\n".join(f"`{names}`\n: {_escaped(text) or 'No more to say.'}\n" for names, text in options))
     return "\n\n".join(part for part in parts if part)

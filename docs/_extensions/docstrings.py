@@ -2,7 +2,7 @@
 
 - `code` becomes ``code``; `**` and `*` of signatures in it stay as they are.
 - A block that is indented by four or more after a blank line is a program (or a drawing).
-- An ASCII tree at the margin (lines that begin with `+--` or `|`) is shown as it stands.
+- So is a paragraph that is an ASCII tree (lines that begin with `+--`).
 """
 
 import re
@@ -26,7 +26,7 @@ def converted(lines: Sequence[str]) -> list[str]:
         False,
     )  # where text stands; in a program; in an example, which a blank line ends
     after_blank = True
-    for line in _joined(lines):
+    for line in _joined(_drawn(lines)):
         indent = len(line) - len(line.lstrip())
         if not line.strip():
             made.append("")
@@ -39,8 +39,6 @@ def converted(lines: Sequence[str]) -> list[str]:
         example = example or line.lstrip().startswith(">>>")
         if example:
             made.append(line)
-        elif _is_tree(line):
-            made.append("| " + line.replace(" ", "\N{NO-BREAK SPACE}"))
         elif after_blank and indent >= margin + 4:
             literal = True
             made += [f"{' ' * margin}.. code-block:: {_language(line)}", "", line]
@@ -73,15 +71,25 @@ def _text(line: str) -> str:
     return "".join(f"``{p}``" if i % 2 else re.sub(r"([|*]|_(?!\w))", r"\\\1", p) for i, p in enumerate(parts))
 
 
-def _is_tree(line: str) -> bool:
-    return line.startswith(("+--", "|   ", "|-"))
+def _drawn(lines: Sequence[str]) -> list[str]:
+    """With the paragraphs that are trees indented.
+
+    >>> _drawn(["text", "", "a", "+-- b"])
+    ['text', '', '    a', '    +-- b']
+    """
+    paragraphs = [p.split("\n") for p in "\n".join(lines).split("\n\n")]
+    trees = [any(line.startswith("+--") for line in p) for p in paragraphs]
+    indented = [[f"    {line}" for line in p] if t else p for p, t in zip(paragraphs, trees, strict=True)]
+    return "\n\n".join("\n".join(p) for p in indented).split("\n")
 
 
 def _language(line: str) -> str:
     text = line.strip()
     if text.startswith(("$ ", "streams ", "python ", "pip ", "make ")):
         return "console"
-    return "text" if "->" in text and "def " not in text else "python"
+    if re.match(r"\w+$", text) or ("->" in text and "def " not in text):
+        return "text"  # a drawing
+    return "python"
 
 
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
