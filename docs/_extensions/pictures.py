@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
@@ -20,7 +21,8 @@ class InlinePictures(SphinxPostTransform):
         for image in list(self.document.findall(nodes.image)):
             file = Path(self.env.srcdir) / image["uri"]
             if file.suffix == ".svg" and file.parent.name == "pictures":
-                text = _STYLE.sub("", file.read_text())
+                told = quoteattr(" ".join(image.get("alt", "").split()))
+                text = _STYLE.sub("", file.read_text()).replace('role="img"', f'role="img" aria-label={told}', 1)
                 image.replace_self(nodes.raw("", f'<div class="picture">{text}</div>', format="html"))
 
 
