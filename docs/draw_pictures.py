@@ -66,7 +66,10 @@ class Picture:
 
     def svg(self) -> str:
         width, height = self._size
-        head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">'
+        head = (
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="drawing" viewBox="0 0 {width} {height}" '
+            f'width="{width}" role="img">'
+        )
         return "\n".join([head, f"<title>{escape(self._title)}</title>", STYLE, *self._parts, "</svg>", ""])
 
 

@@ -22,7 +22,7 @@ from typing import Self
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "tutorial.md"
 KAFKA = "<!-- kafka -->"
-PATIENCE = 60.0
+PATIENCE = 120.0
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LOOKS = re.compile(r"(streams (topics read|tasks) [^\n]*\n)+")
 

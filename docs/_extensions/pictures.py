@@ -10,9 +10,12 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 
 _STYLE = re.compile(r"<style>.*?</style>\s*", re.DOTALL)
 
+_OURS = '<svg xmlns="http://www.w3.org/2000/svg" class="drawing"'
+
 
 class InlinePictures(SphinxPostTransform):
-    """An image of an SVG file in docs/pictures is replaced by the file's text; the site's style sheet colours it."""
+    """An image of a drawing (docs/draw_pictures.py) is replaced by the file's text; the site's style sheet colours it.
+    Other SVG, a terminal's say, stays an image as it is."""
 
     default_priority = 5  # before Sphinx collects images for copying
     formats = ("html",)
@@ -20,9 +23,9 @@ class InlinePictures(SphinxPostTransform):
     def run(self, **kwargs: Any) -> None:
         for image in list(self.document.findall(nodes.image)):
             file = Path(self.env.srcdir) / image["uri"]
-            if file.suffix == ".svg" and file.parent.name == "pictures":
+            if file.suffix == ".svg" and file.is_file() and (drawn := file.read_text()).startswith(_OURS):
                 told = quoteattr(" ".join(image.get("alt", "").split()))
-                text = _STYLE.sub("", file.read_text()).replace('role="img"', f'role="img" aria-label={told}', 1)
+                text = _STYLE.sub("", drawn).replace('role="img"', f'role="img" aria-label={told}', 1)
                 image.replace_self(nodes.raw("", f'<div class="picture">{text}</div>', format="html"))
 
 
