@@ -106,7 +106,7 @@ def commit() -> Picture:
     p.text(403, 266, "committed", "soft", size=12)
     p.box(275, 278, 240, 44, ["RocksDB", "the overlay, with sequence n+1"], "state")
     p.arrow((125, 212), (50, 212), (50, 100), dashed=True)
-    p.text(10, 262, "the next poll goes on", "soft", size=12)
+    p.text(10, 262, "a restart goes on", "soft", size=12)
     p.text(10, 278, "behind the positions", "soft", size=12)
     return p
 
