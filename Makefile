@@ -12,7 +12,7 @@ ENV  := $(if $(wildcard $(FULL)),$(FULL),$(RUN))
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench format install lock lock-broker clean
+.PHONY: help demo test check lint docs pythons bench format install lock lock-broker clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,13 @@ lint: $(FULL) ## format, lint, types and import rules, without the tests
 	@$(PYTHON) -m mypy --no-error-summary
 	@$(VENV)/bin/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log >&2; exit 1; }
 	@echo "format, lint, types and imports are fine"
+
+docs: $(FULL) ## the documentation as a site, into build/docs
+	@$(PYTHON) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+pythons: $(PYTHON) ## a short part of the tests on each Python that is found: 3.11, 3.12, 3.13
+	@$(PYTHON) -m tests.pythons
 
 bench: $(FULL) ## throughput and cost a record, beside a bare pipe as the floor
 	@$(PYTHON) -m benchmarks

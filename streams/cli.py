@@ -219,9 +219,14 @@ def _crash_hook() -> Callable[[str], None] | None:
     return hook
 
 
-def main() -> None:
-    """The console script. Packages add commands through the entry points `streams.commands`."""
+def assembled() -> click.Group:
+    """The whole command line. Packages add commands through the entry points `streams.commands`."""
     cli.add_command(topics)
     for point in entry_points(group="streams.commands"):
         cli.add_command(point.load(), point.name)
-    cli()
+    return cli
+
+
+def main() -> None:
+    """The console script."""
+    assembled()()

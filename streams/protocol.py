@@ -134,18 +134,32 @@ def check_fingerprint(task: int, found: Lease | None, fingerprint: str, others_l
 
 
 def check_restored(task: str, lease: int, changelog: int | None, store: int) -> None:
-    """After the replay the store must stand exactly where the lease record does."""
+    """After the replay the store must stand exactly where the lease record does.
+
+    >>> check_restored("0/0", 1, None, 0)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    streams.core.errors.StateMismatch: the changelog of task 0/0 is empty, but its lease record says 1 commits were made
+      where: lease 1, changelog None, store 0
+      fix:   if the program kept no state when it last ran: run the old one, or the new one under another app name...
+    """
     if store == lease:
         return
+    fix = (
+        "the lease topic or the changelog was deleted or damaged: restore them from a backup of the cluster, or "
+        "start the application anew under another name"
+    )
     if changelog is None and lease > 0:
+        fix = (
+            "if the program kept no state when it last ran: run the old one, or the new one under another app name (it "
+            "begins anew); else the changelog was deleted: restore it from a backup of the cluster"
+        )
         what = f"the changelog of task {task} is empty, but its lease record says {lease} commits were made"
     else:
         what = f"task {task} was restored to commit {store}, but its lease record says {lease}"
     raise StateMismatch(
         what,
         where=f"lease {lease}, changelog {changelog}, store {store}",
-        fix="the lease topic or the changelog was deleted or damaged: restore them from a backup of the cluster, or "
-        "start the application anew under another id",
+        fix=fix,
     )
 
 

@@ -2,11 +2,14 @@
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *PAGES]
+ELSEWHERE = {"tutorial.md"}  # its programs are run as its reader does: tests/test_tutorial.py
 
 
 def python_blocks(path: Path) -> list[str]:
@@ -41,11 +44,33 @@ def test_the_operator_of_contributing_works_in_a_program():
         assert t.read("out") == [{"card": "c", "at": 1, "amount": 250, "bucket": 200}]
 
 
+@pytest.mark.parametrize(
+    "path", [p for p in PAGES if p.name not in ELSEWHERE and python_blocks(p)], ids=lambda p: p.name
+)
+def test_the_programs_of_a_page_run_in_order_and_in_one_namespace(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {"__name__": path.stem}
+    for block in python_blocks(path):
+        exec(compile(block, path.name, "exec"), scope)
+    for name in [n for n in scope if n.startswith("test_")]:
+        if not scope[name].__code__.co_argcount:  # those with fixtures are shown, not run
+            scope[name]()
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
         if "://" not in target:
             assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_links_to_elsewhere_are_well_formed(path):
+    for target in re.findall(r"\]\((\w+://[^)]*)\)", path.read_text()):
+        parts = urlsplit(target)
+        assert parts.scheme == "https", target
+        assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), target
+        assert " " not in target, target
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
