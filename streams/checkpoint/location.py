@@ -41,8 +41,8 @@ class Location:
     """A checkpoint location. Keys are texts with slashes, below the location's path. May be used by several threads.
 
     `url` is a directory, or `file://`, `s3://`, `gs://`, `az://` with bucket (container) and prefix. `options` go to
-    the store by obstore's names (`endpoint`, `region`, `access_key_id`, `secret_access_key`, `virtual_hosted_style_request` ...) or
-    to its HTTP client (`allow_http`, `timeout`, `connect_timeout`, `root_certificate`, `proxy_url`); what is not given
+    the store by obstore's names (`endpoint`, `region`, `access_key_id`, `secret_access_key`, `account_name` ...) or to
+    its HTTP client (`allow_http`, `timeout`, `connect_timeout`, `root_certificate`, `proxy_url`); what is not given
     comes from the usual places (AWS_..., GOOGLE_..., AZURE_... in the environment, the machine's own identity).
     `retries` and `retry_seconds` bound how often and how long one request is tried again, with growing pauses.
 

@@ -74,6 +74,10 @@ class StateStore(ABC):
         """Forget the overlay."""
 
     @abstractmethod
+    def flush(self) -> None:
+        """Do what would hold up a `snapshot`. The one method that any thread may call."""
+
+    @abstractmethod
     def snapshot(self, directory: Path) -> None:
         """A consistent copy of the files (hard links where the file system allows)."""
 
