@@ -23,6 +23,8 @@ from streams.core.errors import CheckpointError, StateError
 from streams.metrics import Metrics
 from streams.runtime.task import State, Task
 
+_PUT_OFF = 20  # times that a snapshot is put off by a tenth of the interval, while compactions are behind
+
 
 class Snapshots:
     """The snapshots of one worker's tasks. Used by the worker's thread; no call waits for the location.
@@ -51,6 +53,7 @@ class Snapshots:
         self._due: dict[str, float] = {}
         self._done: dict[str, int] = {}  # the sequence of the last snapshot
         self._flushing: dict[str, Future[None]] = {}
+        self._put_off: dict[str, int] = {}
         self._again: dict[str, frozenset[str]] = {}
         self._floors: dict[str, int] = {}
         shutil.rmtree(scratch, ignore_errors=True)  # copies that a killed worker has left
@@ -76,6 +79,11 @@ class Snapshots:
 
     def _copy(self, name: str, task: Task, flushed: "Future[None]", metrics: Metrics) -> None:
         assert task.store is not None
+        if not task.store.calm and self._put_off.get(name, 0) < _PUT_OFF:
+            self._put_off[name] = self._put_off.get(name, 0) + 1
+            self._due[name] = self._clock.monotonic() + self._interval / 10
+            return
+        self._put_off[name] = 0
         self._due[name] = self._clock.monotonic() + self._interval
         directory = self._scratch / f"{task.id.sub}-{task.id.partition}-{secrets.token_hex(4)}"
         try:
