@@ -10,8 +10,8 @@ from streams.protocol import FenceSlot, Lease, OpenClaim, ReadLease, Step, Write
 
 def take_all(
     log: Log, group: Group, app: str, slot: str, fingerprint: str, tasks: Sequence[int], note: Callable[[str], None]
-) -> tuple[dict[int, Lease], bool]:
-    """The leases of these tasks that could be taken, and whether another slot's lease was among what was found.
+) -> dict[int, Lease]:
+    """The leases of these tasks that could be taken.
 
     The tasks go through the steps of `protocol.take` side by side: claims are opened in parallel, records are read in
     one call, and a slot is fenced once for all its tasks. A task whose claim was fenced is left out (another claimer
@@ -23,7 +23,6 @@ def take_all(
     claims: dict[int, Claim] = {}
     taken: dict[int, Lease] = {}
     fenced: set[str] = set()
-    takeover = False
 
     def go_on(task: int, answer: Lease | None) -> None:
         try:
@@ -45,9 +44,7 @@ def take_all(
             if reading:
                 found = log.leases(app, reading)
                 for task in reading:
-                    lease = found[task]
-                    takeover = takeover or (lease is not None and lease.held and lease.slot != slot)
-                    go_on(task, lease)
+                    go_on(task, found[task])
             # After a fence every record is read again, so a slot fenced for one task is fenced for all its tasks.
             for task, step in list(wanted.items()):
                 if isinstance(step, FenceSlot):
@@ -68,4 +65,4 @@ def take_all(
     finally:
         for claim in claims.values():
             claim.close()
-    return taken, takeover
+    return taken

@@ -160,11 +160,7 @@ class Worker:
     def _take(self, new: list[int]) -> None:
         assert self._group is not None
         plan = self.plan
-        taken, takeover = take_all(
-            self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note
-        )
-        if takeover:
-            self._fences.clear()
+        taken = take_all(self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note)
         wanted = [tp for n in taken for tp in self._inputs_of(n)]
         committed = self.log.committed(plan.app, wanted) if wanted else {}
         for number, lease in taken.items():
@@ -229,15 +225,22 @@ class Worker:
         return bool(got)
 
     def _hold_back(self, task: Task) -> None:
-        """Where inputs wait for each other: stop reading one that is far ahead, go on when it has been caught up."""
+        """Where inputs wait for each other: stop reading one that is far ahead, go on when it has been caught up.
+
+        Never the one that the others wait for: a shuffle's channels lie in one partition, so many rows of a channel may
+        wait for what another one has written behind them.
+        """
         assert self._reader is not None
         if not task.release.merging or len(task.inputs) < 2:
             return
-        for partition, rows in zip(task.partitions, task.release.rows(), strict=True):
-            if rows > self.settings.waiting_rows and partition not in self._paused:
+        merged = task.release.merged()
+        for partition, item, rows in zip(task.partitions, task.inputs, task.release.rows(), strict=True):
+            mark = item.watermark
+            awaited = merged is None or (mark is not None and mark <= merged)
+            if rows > self.settings.waiting_rows and not awaited and partition not in self._paused:
                 self._reader.pause([partition])
                 self._paused.add(partition)
-            elif rows < self.settings.waiting_rows // 2 and partition in self._paused:
+            elif partition in self._paused and (awaited or rows < self.settings.waiting_rows // 2):
                 self._reader.resume([partition])
                 self._paused.discard(partition)
 

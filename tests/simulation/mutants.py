@@ -174,6 +174,10 @@ def _guessed_idle(self):
     return min(live) if live else None
 
 
+def _no_resume(self, partitions):
+    pass
+
+
 # ---- the changelog
 
 
@@ -225,6 +229,7 @@ def _trims_what_was_read(self):
 
 
 MUTANTS = [
+    Mutant("an input that was held back is not read on", lambda: [patch.object(SimReader, "resume", _no_resume)]),
     Mutant("offsets before outputs", lambda: [_patched(SimWriter, "commit", _offsets_first)]),
     Mutant("the lease record is not part of the commit", lambda: [_patched(SimWriter, "commit", _leases_left_out)]),
     Mutant("a commit in doubt counts as done", lambda: [_patched(SimWriter, "commit", _doubt_taken_for_success)]),

@@ -25,7 +25,7 @@ from tests.simulation.world import Process, SimClock, Violation, World
 
 SLOTS = ("a", "b", "c")
 FAULTY, CALM = 700, 12_000  # steps
-SETTINGS = Settings(commit_interval=60, poll_records=4, changelog_bytes=2500, changelog_factor=1, waiting_rows=30)
+SETTINGS = Settings(commit_interval=60, poll_records=4, changelog_bytes=2500, changelog_factor=1, waiting_rows=6)
 PLACES = dict(
     zip(
         names := [f"c{i}" for i in range(5)] + [f"t{i}" for i in range(3)],
