@@ -12,10 +12,11 @@ import msgspec
 from streams.core.clock import ManualClock
 from streams.core.errors import SettingsError
 from streams.core.keys import key_bytes
-from streams.core.record import Produced, TopicPartition
+from streams.core.record import Produced
 from streams.core.schema import Schema, describe
 from streams.core.stream import Node
 from streams.log.base import TopicSpec
+from streams.log.reading import read_all
 from streams.protocol import STEPS
 from streams.settings import Settings
 
@@ -150,21 +151,10 @@ class TestRun:
         info = self._log.topics([topic]).get(topic)
         if info is None:
             return []
-        reader = self._log.reader()
-        try:
-            partitions = [TopicPartition(topic, p) for p in range(info.partitions)]
-            ends, found = self._log.ends(partitions), {p: [] for p in partitions}  # type: ignore[var-annotated]
-            starts = self._log.starts(partitions)
-            reader.assign(starts)
-            left = {p for p in partitions if ends[p] > starts[p]}
-            while left:
-                for records in reader.poll(100_000, 0.1):
-                    found[records.source] += zip(records.values(), records.headers(), strict=True)
-                    if records.next_offset >= ends[records.source]:
-                        left.discard(records.source)
-            return [item for p in partitions for item in found[p]]
-        finally:
-            reader.close()
+        found: dict[int, list[tuple[Any, Any]]] = {p: [] for p in range(info.partitions)}
+        for records in read_all(self._log, topic):
+            found[records.source.partition] += zip(records.values(), records.headers(), strict=True)
+        return [item for p in sorted(found) for item in found[p]]
 
     def _start(self) -> "Worker":
         from streams.app import make_worker
