@@ -98,11 +98,11 @@ class App:
         """The program, checked and cut into sub-topologies."""
         return cut(self.graph)
 
-    def test(self, *, partitions: int = 1, poll_records: int = 20_000) -> "TestRun":
+    def test(self, *, partitions: int = 1, poll_records: int = 20_000, crash_at: str | None = None) -> "TestRun":
         """Run the program deterministically, with crashes where you want them: see `streams.testing`."""
         from streams.testing import TestRun
 
-        return TestRun(self, partitions=partitions, poll_records=poll_records)
+        return TestRun(self, partitions=partitions, poll_records=poll_records, crash_at=crash_at)
 
     def run(self, settings: "Settings | None" = None, **options: Any) -> None:
         """Work as one worker process until SIGTERM or SIGINT."""

@@ -135,6 +135,10 @@ class Chain:
         """A commit begins: everything goes to the stores and the exits."""
         self._run({}, None, True)
 
+    def operator(self, node: str) -> Operator | None:
+        """The operator of this id as it is opened here; None if it is not."""
+        return next((s.operator for s in self._steps if s.node.id == node), None)
+
     def output_watermarks(self) -> dict[str, int]:
         """For each exit: how far event time has come there."""
         marks = {s.node.id: s.watermark - (s.operator.hold() if s.operator else 0) for s in self._steps}

@@ -6,7 +6,7 @@ Everything abnormal has one answer: drop what is open, get a new writer, take ev
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from streams.core.clock import Clock, SystemClock
 from streams.core.errors import Fenced, LogError, LogUnreachable, SlotTaken, StateCorrupt
@@ -98,6 +98,11 @@ class Worker:
     def complete(self) -> bool:
         """Every task of the application runs here."""
         return len(self._running()) == len(self.plan.tasks)
+
+    @property
+    def running(self) -> Sequence[Task]:
+        """The tasks that have been restored."""
+        return self._running()
 
     def turn(self) -> None:
         """One round of the loop."""
