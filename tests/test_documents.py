@@ -1,6 +1,9 @@
 """What the documents show runs, and their links lead somewhere."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +42,19 @@ def test_the_operator_of_contributing_works_in_a_program():
     with app.test() as t:
         t.send("pay", [Payment("c", 1, 250)])
         assert t.read("out") == [{"card": "c", "at": 1, "amount": 250, "bucket": 200}]
+
+
+def test_the_guide_to_testing_runs(tmp_path):
+    """Each block belongs to the file that its first line names."""
+    for block in python_blocks(ROOT / "docs" / "testing.md"):
+        named = re.match(r"# (\w+\.py)\n", block)
+        assert named, f"a block does not name its file: {block[:60]!r}"
+        with (tmp_path / named[1]).open("a") as file:
+            file.write(block + "\n\n\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "streams.pytest_plugin", "--strict-markers", "-W", "error"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
