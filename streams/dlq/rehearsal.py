@@ -131,13 +131,20 @@ def rehearse(
                 pass
             captured.clear()  # what opening gave (windows that were due) is not this record's
             outcome = Outcome(str(task_id))
-            with watching(watcher):
+
+            def failed(operator: str, error: BaseException) -> None:
+                kept = _state(task, plan, letter, operator)
+                if kept:
+                    note(kept)
+                watcher(operator, error)
+
+            with watching(failed):
                 try:
                     _feed(task, plan, sub, letter)
                     _finish(task, outcome)
                 except OperatorError as error:
                     cause = error.__cause__ or error
-                    watcher("", cause)
+                    failed("", cause)
                     outcome.causes = [("", f"{error.what} (the worker stops at this: it makes no dead letter)")]
             outcome.outputs = [line for produced in captured for line in _lines(plan, produced)]
             return outcome
@@ -241,6 +248,21 @@ def _row(letter: DeadLetter, type_: StreamType) -> pl.DataFrame:
         at = pl.lit(letter.timestamp, pl.Int64)
         frame = frame.with_columns(at.alias(TIME), at.alias(WATERMARK))
     return frame
+
+
+def _state(task: Task, plan: Plan, letter: DeadLetter, operator: str) -> str:
+    """What the failing operator keeps of the record's key, where both can be told."""
+    node, opened = plan.topology.graph.nodes.get(operator), task.chain.operator(operator)
+    if node is None or opened is None or not opened.stores:
+        return ""
+    columns = plan.topology.graph.type_of(node.inputs[0]).key
+    try:
+        row = _object(letter)
+        kept = opened.state_of([row[name] for name in columns])
+    except (NotImplementedError, StreamsError, KeyError):  # another key's column on the way, an operator of the user's
+        return ""
+    key = ", ".join(f"{name}={row[name]!r}" for name in columns)
+    return f"{operator} keeps of {key}: {kept if kept is not None else 'nothing'}"
 
 
 def _finish(task: Task, outcome: Outcome) -> None:

@@ -45,9 +45,9 @@ class Steps(Keyed[Payment, Ratio]):
         yield Ratio(row.card, row.at, float(before or 0))
 
 
-def make() -> App:
-    app = App("shop")
-    payments = app.source("payments", Payment, key="card", start="earliest")
+def make(name: str = "shop", topic: str = "payments") -> App:
+    app = App(name)
+    payments = app.source(topic, Payment, key="card", start="earliest")
     payments | MapRows(ratio, returns=Ratio) | app.sink("rows")
     payments | MapFrame(by_frame, returns=Ratio) | app.sink("frames")
     payments | KeyBy("amount") | KeyBy("card") | Steps() | app.sink("steps")

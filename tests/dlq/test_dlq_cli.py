@@ -177,6 +177,7 @@ def test_debug_with_a_copy_of_local_state(ran, process, letter):
     assert status == 1
     assert "has this state open" in output
     ran.restart()
+    assert "# steps-1 keeps of card='c1': {'last': 77}" in process(name, "--debugger", "none")[1]
     assert "before = 77" in process(name, "--debugger", "none", "--state-dir", state)[1]
     assert "no state of task" in process(name, "--debugger", "none", "--state-dir", state + "x")[1]
 
