@@ -75,7 +75,9 @@ def _letter(
         return int(text) if text.removeprefix(b"-").isdigit() else -1
 
     def words(name: str) -> str:
-        return said.get(name, b"").decode(errors="replace")
+        text = said.get(name, b"").decode(errors="replace")
+        # A cause quotes the record: what would steer a terminal is not handed on.
+        return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
     return DeadLetter(
         value,

@@ -68,6 +68,15 @@ def test_a_record_of_somebody_else_is_shown_all_the_same(log):
     assert "not written by this engine" in found.cause
 
 
+def test_a_cause_cannot_steer_the_terminal(log):
+    fill(log, "shop", 0)
+    writer = log.writer("other", "w")
+    writer.append(Produced(dead("shop"), 0, [None], [b""], -1, [[("cause", b"a\x1b[2Jb")]]))
+    writer.commit({}, {})
+    [found] = letters.read(log, dead("shop"))
+    assert found.cause == "a\ufffd[2Jb"
+
+
 def test_since():
     assert letters.since("1h", ManualClock(STAMP)) == STAMP - 3_600_000
     assert letters.since("2023-11-14T22:13:20Z") == STAMP
