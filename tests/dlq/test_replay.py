@@ -1,13 +1,16 @@
 """Replay: each letter once, whatever dies and however many run."""
 
+import random
 import signal
 import subprocess
 import sys
+import time
 import uuid
 
 import pytest
 
 from streams.core.errors import StreamsError
+from streams.core.record import TopicPartition
 from streams.dlq import letters, replay
 from streams.log.embedded import EmbeddedLog
 from streams.log.reading import read_all
@@ -82,6 +85,22 @@ def test_dying_at_every_step(log, count):
 def test_a_process_that_is_killed(log, tmp_path):
     fill(log, "shop", COUNT)
     kill(log, "shop", "--log-dir", str(tmp_path / "log"))
+
+
+def test_a_process_that_is_killed_at_any_instant(log, tmp_path):
+    fill(log, "shop", 600)
+    places, rng = [TopicPartition(source("shop"), p) for p in (0, 1)], random.Random(1)
+    for _ in range(5):
+        before = log.ends(places)
+        command = [sys.executable, "-m", "tests.dlq.letters", "shop", "never:1", "--log-dir", str(tmp_path / "log")]
+        process = subprocess.Popen(command)
+        while log.ends(places) == before and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03))
+        process.kill()
+        process.wait()  # on a machine that stalls it may have come to its end: then this round says nothing
+    run(log, "shop")
+    assert in_source(log, "shop") == expected(600)
 
 
 @pytest.mark.kafka
