@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from streams.log.base import Log
     from streams.runtime.worker import Worker
     from streams.settings import Settings
+    from streams.state.base import StateStore
     from streams.testing import TestRun
 
 log = logging.getLogger("streams")
@@ -97,11 +98,11 @@ class App:
         """The program, checked and cut into sub-topologies."""
         return cut(self.graph)
 
-    def test(self, *, partitions: int = 1, poll_records: int = 20_000) -> "TestRun":
+    def test(self, *, partitions: int = 1, poll_records: int = 20_000, crash_at: str | None = None) -> "TestRun":
         """Run the program deterministically, with crashes where you want them: see `streams.testing`."""
         from streams.testing import TestRun
 
-        return TestRun(self, partitions=partitions, poll_records=poll_records)
+        return TestRun(self, partitions=partitions, poll_records=poll_records, crash_at=crash_at)
 
     def run(self, settings: "Settings | None" = None, **options: Any) -> None:
         """Work as one worker process until SIGTERM or SIGINT."""
@@ -129,6 +130,13 @@ def open_log(settings: "Settings") -> "Log":
     return EmbeddedLog(Path(settings.log_dir))
 
 
+def open_store(cache_bytes: int) -> "Callable[[Path], StateStore]":
+    """What opens a task's state in a directory."""
+    from streams.state.rocksdb import RocksStore
+
+    return lambda directory: RocksStore(directory, cache_bytes=cache_bytes)
+
+
 def make_worker(
     app: App,
     settings: "Settings",
@@ -144,7 +152,6 @@ def make_worker(
     from streams.runtime.plan import prepare
     from streams.runtime.task import Tools
     from streams.runtime.worker import Worker
-    from streams.state.rocksdb import RocksStore
 
     clock = clock if clock is not None else SystemClock()
     plan = prepare(app.name, app.topology(), opened, app.dead_letters, settings.partitions)
@@ -173,7 +180,7 @@ def make_worker(
         plan,
         settings,
         clock,
-        lambda directory: RocksStore(directory, cache_bytes=cache),
+        open_store(cache),
         state_dir,
         say,
         download=snapshots.restore if snapshots is not None else None,

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from streams.core.clock import SystemClock
-from streams.core.errors import RecordError, TopicMismatch, TopicMissing
-from streams.core.record import Produced, TopicPartition
-from streams.core.schema import nearest
-from streams.log.base import Log, TopicInfo, TopicSpec
+from streams.core.errors import RecordError, TopicMismatch
+from streams.core.record import Produced
+from streams.log.base import Log, TopicSpec
+from streams.log.reading import read_all, topic_info
 from streams.settings import Settings, load
 
 
@@ -42,17 +42,6 @@ def _open(file: Path | None, options: dict[str, Any]) -> Log:
     from streams.app import open_log
 
     return open_log(load(options, file=file))
-
-
-def _info(log: Log, name: str) -> TopicInfo:
-    found = log.topics([name]).get(name)
-    if found is None:
-        raise TopicMissing(
-            f"no topic {name!r}{nearest(name, log.all_topics())}",
-            where=log.name,
-            fix=f"create it: streams topics create {name}",
-        )
-    return found
 
 
 @topics.command("create")
@@ -103,7 +92,7 @@ def write(name: str, key: str | None, file: Path | None, **options: Any) -> None
     """
     log = _open(file, options)
     try:
-        _info(log, name)
+        topic_info(log, name)
         lines = [line.rstrip(b"\n") for line in sys.stdin.buffer if line.strip()]
         keys = [_key(line, key, number) for number, line in enumerate(lines, 1)]
         writer = log.writer("streams-topics-write", "cli")
@@ -134,19 +123,9 @@ def read(name: str, file: Path | None, **options: Any) -> None:
     """Print the committed records of topic NAME, a line each, partition by partition as they come, and end."""
     log = _open(file, options)
     try:
-        partitions = [TopicPartition(name, p) for p in range(_info(log, name).partitions)]
-        starts, ends = log.starts(partitions), log.ends(partitions)
-        left = {p for p in partitions if ends[p] > starts[p]}
-        reader = log.reader()
-        reader.assign(starts)
-        while left:
-            for records in reader.poll(10_000, 0.1):
-                for value in records.values():
-                    sys.stdout.buffer.write((value or b"") + b"\n")
-                if records.next_offset >= ends[records.source]:
-                    left.discard(records.source)
-            left -= {p for p in left if reader.caught_up(p)}
-        reader.close()
+        for records in read_all(log, name):
+            for value in records.values():
+                sys.stdout.buffer.write((value or b"") + b"\n")
     finally:
         sys.stdout.flush()
         log.close()

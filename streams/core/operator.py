@@ -3,7 +3,7 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from streams.core.batch import Batch
 from streams.core.schema import StreamType
@@ -145,6 +145,11 @@ class Operator(ABC):
     def drain(self) -> Batch | None:
         """A commit begins. After it, nothing lives outside the stores."""
         return None
+
+    def state_of(self, key: Sequence[Any]) -> Any:
+        """What it keeps of a key, as plain Python values, for people and tests; None if nothing. Called after a drain;
+        `key` has the values of the stream's key columns. By default an operator does not tell."""
+        raise NotImplementedError(f"{type(self).__name__} does not tell what it keeps of a key")
 
     def close(self) -> None:  # noqa: B027 - most operators have nothing to close
         """The task ends or aborts."""

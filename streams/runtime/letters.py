@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from streams.core.batch import Letter
 from streams.core.record import Headers, Produced
 
+ORIGINAL = "header:"  # before the name of each header that the bad record has itself
+
 MOST_BYTES = 8_000_000  # a value above this is cut, and a header says so; the topic takes 16 MB
 
 
@@ -67,4 +69,4 @@ def _headers(letter: Letter, cause: str, operator: str) -> Headers:
         headers.append(("row", str(letter.row).encode()))
     if len(letter.value) > MOST_BYTES:
         headers.append(("cut-from-bytes", str(len(letter.value)).encode()))
-    return headers
+    return [*headers, *((f"{ORIGINAL}{name}", value) for name, value in letter.headers)]

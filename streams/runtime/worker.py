@@ -5,7 +5,7 @@
 Everything abnormal has one answer: drop what is open, get a new writer, take every lease anew, restore the difference.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from streams.core.clock import Clock, SystemClock
@@ -103,6 +103,11 @@ class Worker:
     def complete(self) -> bool:
         """Every task of the application runs here."""
         return len(self._running()) == len(self.plan.tasks)
+
+    @property
+    def running(self) -> Sequence[Task]:
+        """The tasks that have been restored."""
+        return self._running()
 
     def turn(self) -> None:
         """One round of the loop."""
