@@ -10,7 +10,7 @@ from typing import Any
 from streams.core.errors import SettingsError
 from streams.core.schema import nearest
 from streams.settings_sources import DEFAULT_FILE, FILE, Found, from_environment, from_file, kafka_value
-from streams.settings_values import HIDDEN, Redacting, convert, is_secret, known, show
+from streams.settings_values import HIDDEN, Redacting, convert, is_secret, show, unknown_fix
 
 log = logging.getLogger("streams")
 
@@ -110,8 +110,7 @@ def load(
     streams.core.errors.SettingsError: 3 settings are wrong
       1. unknown setting 'comit_interval'; did you mean 'commit_interval'? (value: 1)
            where: option --comit-interval
-           fix:   known: brokers, cache_bytes, commit_interval, http, kafka, log_dir, open_records, overlay_bytes, \
-partitions, poll_records, record_bytes, slot, state_dir, waiting_rows
+           fix:   correct the name, or remove it; `streams settings` shows them all
       2. poll_records = 'many' is not a whole number
            where: environment variable STREAMS_POLL_RECORDS
            fix:   write it without a unit, e.g. 20000
@@ -153,7 +152,7 @@ def resolve(
                 made[path[0]] = _value(path[0], item, declared)
         except SettingsError as error:
             problems.append(_problem(path, item, error))
-    _check_together(made, kafka, found, problems)
+    _check_together(made, found, problems)
     if problems:
         raise SettingsError.of(problems)
     origins = {".".join(path): item.origin for path, item in found.items()}
@@ -170,7 +169,7 @@ def _file(file: Path | None, environment: Mapping[str, str]) -> Path | None:
 
 def _value(name: str, item: Found, declared: Mapping[str, Field[Any]]) -> Any:
     if name not in declared:
-        raise SettingsError("", fix=known(declared))
+        raise SettingsError("", fix=unknown_fix(name, declared))
     meta = declared[name].metadata
     if meta["kind"] == "table":
         raise SettingsError("is not a table", fix='[kafka]\n"security.protocol" = "SSL"')
@@ -191,13 +190,12 @@ def _problem(path: tuple[str, ...], item: Found, error: SettingsError) -> Settin
 
 def _check_together(
     made: Mapping[str, Any],
-    kafka: Mapping[str, str],
     found: Mapping[tuple[str, ...], Found],
     problems: list[SettingsError],
 ) -> None:
     """What is wrong only beside another setting."""
     at = next((item.origin for path, item in found.items() if path[0] == "kafka" and len(path) == 2), "")
-    if kafka and ("brokers",) not in found:
+    if at and ("brokers",) not in found:
         problems.append(
             SettingsError(
                 "there are Kafka settings, but no brokers: the embedded log would be used",

@@ -10,7 +10,7 @@ from typing import Any
 
 from streams.core.errors import SettingsError
 from streams.core.schema import nearest
-from streams.settings_values import known
+from streams.settings_values import unknown_fix
 
 PREFIX = "STREAMS_"
 KAFKA = f"{PREFIX}KAFKA_"
@@ -136,7 +136,7 @@ def from_environment(
             found[("kafka", variable.removeprefix(KAFKA).lower().replace("_", "."))] = Found(value, origin)
         else:  # its value is not shown: it could be a secret
             what = f"unknown environment variable {variable!r}{nearest(variable, keys)}"
-            fix = f"correct the name or unset it; {known([*keys, f'{KAFKA}...', FILE])}"
+            fix = unknown_fix(variable, [*keys, f"{KAFKA}...", FILE])
             problems.append(SettingsError(what, where="the environment", fix=fix))
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from streams.core.errors import SettingsError, StreamsError
+from streams.core.schema import nearest
 from streams.core.time import duration
 from streams.core.time import text as as_duration
 
@@ -193,6 +194,9 @@ _CONVERTERS = {
 }
 
 
-def known(names: Iterable[str]) -> str:
-    """For the remedy of an unknown name."""
-    return f"known: {', '.join(sorted(names))}"
+def unknown_fix(name: str, names: Iterable[str]) -> str:
+    """The remedy for an unknown name: all names only where none is near, since there are many."""
+    names = sorted(names)
+    if nearest(name, names):
+        return "correct the name, or remove it; `streams settings` shows them all"
+    return f"remove it; there are: {', '.join(names)}"

@@ -52,7 +52,7 @@ def _info(log: Log, name: str) -> TopicInfo:
 
 @topics.command("create")
 @click.argument("names", nargs=-1, required=True)
-@click.option("--partitions", default=4, show_default=True, help="Number of partitions.")
+@click.option("--partitions", type=click.IntRange(1), default=4, show_default=True, help="Number of partitions.")
 @log_options
 def create(names: tuple[str, ...], partitions: int, file: Path | None, **options: Any) -> None:
     """Create topics that are kept for ever (retention.ms=-1).
