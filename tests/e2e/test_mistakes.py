@@ -291,8 +291,7 @@ def test_a_type_that_the_data_does_not_have(place: Place) -> None:
         wait(lambda: len(read(place.path / "log", "counts-dead")) == 10)
         process.send_signal(signal.SIGTERM)
         said = process.stdout.read()
-    print(said)
-    says(said, "counts-dead", "card")
+    says(said, "bad records go to counts-dead: source-tx, first tx/0 offset 0", "Expected `int`, got `str`", "card")
 
 
 def test_a_wrong_module(place: Place) -> None:
