@@ -42,5 +42,5 @@ def completion(shell: str) -> None:
 
 
 def complete_program(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """MODULE:APP names. Shells split words at the colon; what they hold of the word is matched anywhere in the name."""
+    """MODULE:APP names. bash splits words at the colon: there, complete before it is typed."""
     return [CompletionItem(name) for name in programs(Path.cwd()) if name.startswith(incomplete)]

@@ -9,10 +9,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from streams.core.record import Produced
 from streams.log.base import TopicSpec
 from streams.log.embedded import EmbeddedLog
 from streams.log.kafka import KafkaLog
@@ -146,6 +148,27 @@ def test_the_source_has_other_partitions_than_at_the_first_run(place: Place, kaf
         log.close()
     says(message, f"topic '{name}-", "has 1 partitions, the program needs 2", f"application '{name}'")
     says(message, "partition count of a source topic", "go back to the old one", "another app name")
+
+
+def test_a_topic_that_is_deleted_sooner_than_its_events_are_old(place: Place, kafka) -> None:
+    """retention.ms was not set: the worker goes on, and says what may be lost."""
+    name, now = f"kept{os.getpid()}", int(time.time() * 1000)
+    place.path.joinpath("program.py").write_text(PROGRAM.replace('"counts"', f'"{name}"').replace('"tx"', f'"{name}"'))
+    log = KafkaLog(kafka.bootstrap)
+    try:
+        log.create([TopicSpec(name, 1, {"retention.ms": "3600000"})])
+        writer = log.writer("feeder", name)
+        value = b'{"card":"c","at":%d}' % (now - 2 * 86_400_000)
+        writer.append(Produced(name, 0, [b"c"], [value], now))
+        writer.commit({}, {})
+        writer.close()
+        with place.worker("--brokers", kafka.bootstrap) as worker:
+            said = next(line for line in worker.stdout if "keeps records for" in line)
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(timeout=30) == 0
+    finally:
+        log.close()
+    says(said, f"topic '{name}' keeps records for 1h", "event time is 2d", "set its retention.ms to -1")
 
 
 # ---------------------------------------------------------------- settings
