@@ -17,8 +17,8 @@ KAFKA = f"{PREFIX}KAFKA_"
 FILE = f"{PREFIX}SETTINGS"
 DEFAULT_FILE = Path("streams.toml")
 
-# STREAMS_ variables that are no settings: FILE, and two that tests use (see streams/cli.py).
-OTHERS = frozenset({FILE, f"{PREFIX}CRASH", f"{PREFIX}READY_FILE"})
+# STREAMS_ variables that are no settings: FILE, two for tests (streams/cli.py), one that a supervisor tells its worker.
+OTHERS = frozenset({FILE, "STREAMS_CRASH", "STREAMS_READY_FILE", "STREAMS_SUPERVISOR"})
 # What Kubernetes puts into the environment of every pod beside a service called `streams...`.
 _SERVICE = re.compile(r"STREAMS(_\w+)?_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")
 

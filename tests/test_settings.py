@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -103,9 +104,10 @@ def test_every_variable_that_the_code_reads_is_known():
 
     names = {f"STREAMS_{f.name.upper()}" for f in fields(Settings)}
     for path in (p for package in ("streams", "operators", "fraud") for p in (ROOT / package).rglob("*.py")):
-        for piece in path.read_text().split('environ.get("')[1:]:
-            name = piece.partition('"')[0]
-            assert not name.startswith("STREAMS_") or name in OTHERS | names, (path, name)
+        if path.name == "settings_sources.py":  # its examples have names that are wrong
+            continue
+        for name in re.findall(r"""["'](STREAMS_[A-Z_]*[A-Z])["']""", path.read_text()):
+            assert name in OTHERS | names, (path, name)
 
 
 def test_all_problems_are_told_at_once(file):
