@@ -91,7 +91,7 @@ def test_something_else_listens_on_the_port(place: Place) -> None:
     with beside(serves):
         address = f"127.0.0.1:{(place.path / 'port').read_text()}"
         message = fails(place, "run", "program:app", "--brokers", address)
-    says(message, "Kafka does not answer", address, "host and port are theirs")
+    says(message, "Kafka does not answer", "no answer within 10 s", address, "host and port are theirs")
 
 
 def test_kafka_settings_without_a_broker(place: Place) -> None:
@@ -264,7 +264,7 @@ def test_a_second_worker_on_one_slot(place: Place) -> None:
     """Both at once; test_errors.py has more of it."""
     with place.worker() as first:
         message = place.fails("run", "program:app", state="state2")
-        says(message, "slot '0'", str(first.pid), "slot of its own")
+        says(message, "slot '0'", str(first.pid), "slot of its own (--slot)")
 
 
 def test_the_state_of_another_program(place: Place) -> None:
