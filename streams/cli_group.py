@@ -15,8 +15,32 @@ SECTIONS: Mapping[str, Sequence[str]] = {
 }
 
 
+OPTIONS: Mapping[str, Sequence[str]] = {
+    "Log": ("brokers", "log_dir", "file"),
+    "Worker": ("slot", "state_dir", "commit_interval", "http"),
+}
+
+
+class Command(click.Command):
+    """Lists its options by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {title: [] for title in (*OPTIONS, "Options")}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                title = next((t for t, names in OPTIONS.items() if parameter.name in names), "Options")
+                sections[title].append(record)
+        for title, rows in sections.items():
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
 class Guessing(click.Group):
-    """Guesses a misspelt command, or lists those that there are."""
+    """Guesses a misspelt command, or lists those that there are. Its commands list their options by section."""
+
+    command_class = Command
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:

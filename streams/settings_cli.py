@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from streams.cli_group import Command
 from streams.settings import Resolved, Settings, resolve
 from streams.settings_sources import DEFAULT_FILE, FILE, KAFKA, PREFIX
 from streams.settings_values import show
@@ -105,7 +106,7 @@ def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
 # ---------------------------------------------------------------- the command
 
 
-@click.command("settings")
+@click.command("settings", cls=Command)
 @log_options
 @worker_options
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object: by key, value and origin.")
