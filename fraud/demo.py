@@ -41,10 +41,12 @@ COMMAND = ".venv/bin/streams" if sys.argv[0].endswith(".venv/bin/streams") else 
 @click.option("--rate", type=float, help="Days a second.  [default: as fast as possible]")
 @click.option("--fresh", is_flag=True, help="Delete what an earlier demo left, and start anew.")
 def command(directory: str, days: int, rate: float | None, fresh: bool) -> None:
-    """Find card fraud in half a year of payments: no server, no Docker, no Java.
+    """Find card fraud in half a year of payments, right here.
 
-    The generator is the Fraud Detection Handbook's, exactly: 1,754,155 payments, 14,681 of them frauds. Stop with
-    Ctrl-C or kill -9, start again: it goes on where it stood, and no alert is lost or doubled.
+    No server, no Docker, no Java. The generator is the Fraud Detection Handbook's, exactly: 1,754,155 payments, 14,681
+    of them frauds. Stop with Ctrl-C or kill -9, start again: it goes on where it stood; no alert is lost or doubled.
+
+    Exit codes: 0 finished or stopped, 1 an error, 2 wrong usage.
     """
     path = Path(directory)
     if fresh:

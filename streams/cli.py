@@ -1,62 +1,43 @@
 """The command line: `streams run`, `streams topology`, `streams tasks`, `streams topics`, `streams settings`, ..."""
 
-import importlib
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from streams.cli_group import Group
+from streams.completion_cli import complete_program, completion
 from streams.core.errors import StreamsError
-from streams.core.schema import nearest
 from streams.dlq_cli import dlq
-from streams.settings import Settings, load
-from streams.topics_cli import log_options, topics
-
-if TYPE_CHECKING:
-    from streams.app import App
-
-
-class _Group(click.Group):
-    """Shows an error of ours as text, without a traceback, and guesses a misspelt command."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except StreamsError as error:
-            click.echo(f"{click.style('error', fg='red', bold=True)}: {error}", err=True)
-            ctx.exit(1)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            raise click.UsageError(f"{error.message}{nearest(args[0], self.list_commands(ctx))}", ctx) from None
+from streams.programs import find as find
+from streams.settings import load
+from streams.settings_cli import log_options, settings, worker_options
+from streams.topics_cli import topics
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("streams"))
 def cli() -> None:
     """An exactly-once stream processor: run programs, and look at what they do.
 
     A program is named MODULE:APP, for example fraud.pipeline:app. Without --brokers it works on the embedded log, a
-    directory on this machine; with --brokers on Apache Kafka.
+    directory on this machine; with --brokers on Apache Kafka. Settings can also stand in ./streams.toml and in the
+    environment: see `streams settings --help`.
+
+    Exit codes of all commands: 0 fine, 1 an error (its message says what, where, and the way out), 2 wrong usage.
     """
 
 
 @cli.command()
-@click.argument("program")
+@click.argument("program", shell_complete=complete_program)
 @log_options
-@click.option("--slot", help="Name of this worker: stable over restarts, another one for each worker.  [default: 0]")
-@click.option("--state-dir", help=f"Where state is kept.  [default: {Settings.state_dir}]")
-@click.option("--commit-interval", help="How often to commit, e.g. 50ms.  [default: 1s]")
-@click.option("--http", help="Serve /metrics on HOST:PORT.  [default: off]")
+@worker_options
 @click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
     """Run PROGRAM as one worker, until Ctrl-C or SIGTERM.
@@ -66,7 +47,11 @@ def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
 
     \b
     streams run fraud.pipeline:app
+    streams run fraud.pipeline:app --commit-interval 50ms --http 127.0.0.1:9400
     streams run fraud.pipeline:app --brokers localhost:9092 --slot a
+    STREAMS_SLOT=b streams run fraud.pipeline:app --settings production.toml
+
+    Exit codes: 0 stopped in good order, 1 an error, 2 wrong usage.
     """
     from streams.app import make_worker, open_log
 
@@ -122,10 +107,20 @@ def _internal(worker: Any, topic: str) -> bool:
 
 
 @cli.command()
-@click.argument("program")
+@click.argument("program", shell_complete=complete_program)
 @click.option("--mermaid", is_flag=True, help="As a Mermaid flowchart, for documents.")
 def topology(program: str, mermaid: bool) -> None:
-    """Print the graph of PROGRAM: sub-topologies, operators, stores, shuffles."""
+    """Print the graph of PROGRAM: operators, stores, shuffles.
+
+    Nothing is run and no log is opened: the program is imported and checked. An arrow is a stream, a box a
+    sub-topology, which runs as one task for each partition.
+
+    \b
+    streams topology fraud.pipeline:app
+    streams topology fraud.pipeline:app --mermaid > graph.mmd
+
+    Exit codes: 0 fine, 1 the program is wrong, 2 wrong usage.
+    """
     from streams.core.drawing import as_mermaid, as_text
 
     app = find(program)
@@ -133,10 +128,20 @@ def topology(program: str, mermaid: bool) -> None:
 
 
 @cli.command()
-@click.argument("program")
+@click.argument("program", shell_complete=complete_program)
 @log_options
 def tasks(program: str, file: Path | None, **options: Any) -> None:
-    """Show who holds which task of PROGRAM, at which commit sequence, with what lag."""
+    """Show who holds which task of PROGRAM, and its lag.
+
+    A line for each task: the slot that holds it, the sequence of its last commit, and how many records are left to
+    read. It looks from outside and disturbs no worker. Give it the log that the workers use.
+
+    \b
+    streams tasks fraud.pipeline:app
+    streams tasks fraud.pipeline:app --brokers localhost:9092
+
+    Exit codes: 0 fine, 1 an error, 2 wrong usage.
+    """
     from streams.app import open_log
     from streams.runtime.inspect import task_table
 
@@ -146,41 +151,6 @@ def tasks(program: str, file: Path | None, **options: Any) -> None:
         click.echo(task_table(app.name, app.topology(), app.dead_letters, log, settings))
     finally:
         log.close()
-
-
-@cli.command("settings")
-@log_options
-def show_settings(file: Path | None, **options: Any) -> None:
-    """Print the settings in force, secrets redacted."""
-    text = repr(load(options, file=file))
-    for part in text.removeprefix("Settings(").removesuffix(")").split(", "):
-        click.echo(part.replace("=", " = ", 1))
-
-
-def find(program: str) -> "App":
-    """The App that MODULE:NAME names; the current directory is searched first, as `python -m` does."""
-    from streams.app import App
-
-    module_name, _, name = program.partition(":")
-    if not name:
-        raise StreamsError(f"{program!r} does not name an app", fix="write MODULE:NAME, e.g. fraud.pipeline:app")
-    sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name and not module_name.startswith(f"{error.name}."):
-            raise
-        raise StreamsError(
-            f"no module {module_name!r}", where=os.getcwd(), fix="run from the directory that holds it, or install it"
-        ) from None
-    found = getattr(module, name, None)
-    if not isinstance(found, App):
-        apps = [n for n, v in vars(module).items() if isinstance(v, App)]
-        raise StreamsError(
-            f"{name!r} is not an App in {module_name}{nearest(name, apps)}",
-            fix=f"it has: {', '.join(apps) or 'no App'}",
-        )
-    return found
 
 
 def _logging(quiet: bool) -> None:
@@ -222,8 +192,8 @@ def _crash_hook() -> Callable[[str], None] | None:
 
 def assembled() -> click.Group:
     """The whole command line. Packages add commands through the entry points `streams.commands`."""
-    cli.add_command(topics)
-    cli.add_command(dlq)
+    for command in (topics, dlq, settings, completion):
+        cli.add_command(command)
     for point in entry_points(group="streams.commands"):
         cli.add_command(point.load(), point.name)
     return cli

@@ -37,6 +37,21 @@ class DeadLetters:
         """(operator, cause) of each letter."""
         return [(operator, cause) for _, cause, operator in self._found.values()]
 
+    def firsts(self) -> dict[str, str]:
+        """By operator: its first letter as a text, which record and why.
+
+        >>> letters = DeadLetters()
+        >>> letters.add(Letter(b"oops", None, "tx", 0, 7, -1), "not JSON", "source-tx")
+        >>> letters.firsts()
+        {'source-tx': 'tx/0 offset 7: not JSON'}
+        """
+        made: dict[str, str] = {}
+        for letter, cause, operator in self._found.values():
+            if operator not in made:
+                record = f"{letter.topic}/{letter.partition} offset {letter.offset}" if letter.topic else "a result"
+                made[operator] = f"{record}: {cause.splitlines()[0][:300] if cause else ''}"
+        return made
+
     def produced(self, topic: str, partition: int, now: int) -> Produced | None:
         """The records for the dead-letter topic; None if there are none."""
         if not self._found:

@@ -313,6 +313,10 @@ class Worker:
         for index, task in enumerate(touched):
             changelog = task.changelog_partition
             offset = ends.get(changelog) if changelog is not None else None
+            for operator, first in task.chain.letters.firsts().items():
+                self._reporter.once(
+                    f"dead {operator}", f"bad records go to {self.plan.dead_letters}: {operator}, first {first}"
+                )
             self._reporter.task(task)
             task.applied(leases[task.id.number], marks[task.id.number], offset)
             if index == 0:

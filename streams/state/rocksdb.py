@@ -269,7 +269,9 @@ class RocksStore(StateStore):
         """What is committed, in a new directory that opens as a store; hard links on the same file system."""
         database = self._opened()
         if directory.exists():
-            raise StateError("a snapshot needs a new directory", where=str(directory))
+            raise StateError(
+                "a snapshot needs a new directory", where=str(directory), fix="name one that does not exist yet"
+            )
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
             for name in self._marked_last():
