@@ -1,6 +1,5 @@
 """The composition root: an `App` holds a program; only here are implementations chosen."""
 
-import logging
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +13,10 @@ from streams.core.topology import Topology, cut
 
 if TYPE_CHECKING:
     from streams.log.base import Log
+    from streams.runtime.notes import Note
     from streams.runtime.worker import Worker
     from streams.settings import Settings
     from streams.testing import TestRun
-
-log = logging.getLogger("streams")
 
 
 class App:
@@ -136,11 +134,12 @@ def make_worker(
     *,
     hook: Callable[[str], None] | None = None,
     clock: Any = None,
-    note: Callable[[str], None] | None = None,
+    note: "Note | None" = None,
     wait: float = 0.05,
 ) -> "Worker":
     """A worker for an app on an opened log."""
     from streams.core.clock import SystemClock
+    from streams.runtime.notes import to_logger
     from streams.runtime.plan import prepare
     from streams.runtime.task import Tools
     from streams.runtime.worker import Worker
@@ -158,6 +157,6 @@ def make_worker(
         clock,
         lambda directory: RocksStore(directory, cache_bytes=cache),
         state_dir,
-        note if note is not None else log.info,
+        note if note is not None else to_logger,
     )
     return Worker(tools, hook=hook, clock=clock, wait=wait)

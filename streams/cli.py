@@ -1,11 +1,9 @@
 """The command line: `streams run`, `streams topology`, `streams tasks`, `streams topics`, `streams settings`, ..."""
 
 import importlib
-import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -16,6 +14,8 @@ import click
 from streams.core.errors import StreamsError
 from streams.core.schema import nearest
 from streams.settings import Settings, load
+from streams.terminal import logs
+from streams.terminal.display import choose
 from streams.topics_cli import log_options, topics
 
 if TYPE_CHECKING:
@@ -56,21 +56,31 @@ def cli() -> None:
 @click.option("--state-dir", help=f"Where state is kept.  [default: {Settings.state_dir}]")
 @click.option("--commit-interval", help="How often to commit, e.g. 50ms.  [default: 1s]")
 @click.option("--http", help="Serve /metrics on HOST:PORT.  [default: off]")
+@click.option("--plain", is_flag=True, help="Lines instead of the live view, on a terminal too.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: log and progress as one JSON object a line, on stderr.",
+)
 @click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
-def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
+def run(program: str, file: Path | None, plain: bool, log_format: str, quiet: bool, **options: Any) -> None:
     """Run PROGRAM as one worker, until Ctrl-C or SIGTERM.
 
     Start several with different --slot values: they share the tasks. A worker that was killed goes on where its last
-    commit stood.
+    commit stood. On a terminal a live view shows what it does; elsewhere a line every two seconds.
 
     \b
     streams run fraud.pipeline:app
     streams run fraud.pipeline:app --brokers localhost:9092 --slot a
     """
     from streams.app import make_worker, open_log
+    from streams.terminal.work import work
 
-    _logging(quiet)
+    logs.set_up(quiet=quiet, as_json=log_format == "json")
     app, settings = find(program), load(options, file=file)
+    logs.know(app=app.name, slot=settings.slot)
     log = open_log(settings)
     try:
         try:
@@ -83,41 +93,10 @@ def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
             ) from None
         if settings.http:
             _serve(worker.metrics, settings.http)
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: worker.stop())
-        logging.getLogger("streams").info(
-            "%s: slot %s on %s, %d tasks", app.name, settings.slot, log.name, len(worker.plan.tasks)
-        )
-        worker.start()
-        if ready := os.environ.get("STREAMS_READY_FILE"):
-            Path(ready).touch()  # for scripts and tests that wait for a worker
-        try:
-            _work(worker, quiet)
-            worker.leave()
-        finally:
-            worker.close()
+        with choose(quiet=quiet, plain=plain, as_json=log_format == "json") as display:
+            work(worker, display)
     finally:
         log.close()
-
-
-def _work(worker: Any, quiet: bool) -> None:
-    shown, before = time.monotonic(), 0
-    while not worker.stopping:
-        worker.turn()
-        now = time.monotonic()
-        if not quiet and now - shown >= 2:
-            status = worker.status
-            rate = (status.records_in - before) / (now - shown)
-            if status.records_in != before:
-                out = ", ".join(f"{t} {n:,}" for t, n in sorted(status.records_out.items()) if not _internal(worker, t))
-                commit = f"commit {status.last_commit_seconds * 1000:.0f} ms  tasks {len(status.tasks)}"
-                counts = f"late {status.late:,}  dead {status.dead:,}"
-                click.echo(f"in {status.records_in:,} ({rate:,.0f}/s)  out {out or 0}  {counts}  {commit}")
-            shown, before = now, status.records_in
-
-
-def _internal(worker: Any, topic: str) -> bool:
-    return topic.startswith(f"{worker.plan.app}-") and topic.endswith(("-changelog", "-shuffle"))
 
 
 @cli.command()
@@ -180,14 +159,6 @@ def find(program: str) -> "App":
             fix=f"it has: {', '.join(apps) or 'no App'}",
         )
     return found
-
-
-def _logging(quiet: bool) -> None:
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
 
 
 def _serve(metrics: Any, address: str) -> None:

@@ -29,6 +29,7 @@ from streams.protocol import Lease
 from streams.runtime.chain import Chain
 from streams.runtime.edges import ShuffleEdge, SinkEdge
 from streams.runtime.inputs import TaskInput
+from streams.runtime.notes import Note
 from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition
 from streams.runtime.release import Release
@@ -57,7 +58,7 @@ class Tools:
     clock: Clock
     open_state: Callable[[Path], StateStore]
     state_dir: Path
-    note: Callable[[str], None]
+    note: Note
 
 
 class Task:
@@ -155,7 +156,7 @@ class Task:
             same_topic=mark.topic_id in ("", topic_id),
         )
         if not usable:
-            self._tools.note(f"task {self.id}: local state is not usable (at {mark.sequence}); it is made anew")
+            self._say(f"local state is not usable (at {mark.sequence}); it is made anew")
             self.store = self._new_store()
         end = log.ends([self._changelog])[self._changelog]
         if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
@@ -191,6 +192,9 @@ class Task:
         finally:
             reader.close()
 
+    def _say(self, text: str) -> None:
+        self._tools.note(f"task {self.id}: {text}", task=str(self.id))
+
     def _directory(self) -> Path:
         return self._tools.state_dir / f"{self.id.sub}-{self.id.partition}"
 
@@ -198,7 +202,7 @@ class Task:
         try:
             return self._tools.open_state(self._directory())
         except StateCorrupt as error:
-            self._tools.note(f"task {self.id}: {error.what}; the store is made anew from the changelog")
+            self._say(f"{error.what}; the store is made anew from the changelog")
             shutil.rmtree(self._directory())
             return self._tools.open_state(self._directory())
 

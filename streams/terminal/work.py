@@ -1,0 +1,40 @@
+"""The life of one worker process: start, work with a display, end when asked."""
+
+import logging
+import os
+from pathlib import Path
+
+from streams.runtime.worker import Worker
+from streams.terminal.display import Display
+from streams.terminal.figures import Meter
+from streams.terminal.interrupts import Interrupts
+
+_log = logging.getLogger("streams")
+
+
+def work(worker: Worker, display: Display, *, ctrl_c: bool = True) -> None:
+    """Run the worker until SIGTERM or Ctrl-C, and let go of everything. The worker must not have been started.
+
+    The file that STREAMS_READY_FILE names is made when the worker has joined, for scripts and tests that wait for it.
+    """
+    settings, plan = worker.settings, worker.plan
+    meter = Meter(plan.app, settings.slot, worker.log.name)
+
+    def stop(why: str) -> None:
+        worker.stop()
+        again = "; Ctrl-C once more ends at once" if ctrl_c else ""
+        _log.info("%s: committing and giving the tasks back%s", why, again)
+
+    with Interrupts(stop, ctrl_c=ctrl_c, at_once=display.close):
+        _log.info("%s: slot %s on %s, %d tasks", plan.app, settings.slot, worker.log.name, len(plan.tasks))
+        try:
+            worker.start()
+            if ready := os.environ.get("STREAMS_READY_FILE"):
+                Path(ready).touch()
+            display.show(lambda: meter.look(worker.status))
+            while not worker.stopping:
+                worker.turn()
+            worker.leave()
+        finally:
+            worker.close()
+        display.done()
