@@ -65,22 +65,49 @@ def cli() -> None:
     help="json: log and progress as one JSON object a line, on stderr.",
 )
 @click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
-def run(program: str, file: Path | None, plain: bool, log_format: str, quiet: bool, **options: Any) -> None:
+@click.option(
+    "--workers",
+    metavar="N|auto",
+    help="Start N workers (slots SLOT-0, SLOT-1, ...) and start those again that die; auto: one a core.",
+)
+@click.option("--stop-timeout", default="30s", show_default=True, help="With --workers: how long they have to end.")
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    program: str,
+    file: Path | None,
+    plain: bool,
+    log_format: str,
+    quiet: bool,
+    workers: str | None,
+    stop_timeout: str,
+    **options: Any,
+) -> None:
     """Run PROGRAM as one worker, until Ctrl-C or SIGTERM.
 
     Start several with different --slot values: they share the tasks. A worker that was killed goes on where its last
-    commit stood. On a terminal a live view shows what it does; elsewhere a line every two seconds.
+    commit stood. --workers starts several here, and starts those again that die. On a terminal a live view shows what
+    they do; elsewhere a line every two seconds.
 
     \b
     streams run fraud.pipeline:app
     streams run fraud.pipeline:app --brokers localhost:9092 --slot a
+    streams run fraud.pipeline:app --workers auto --http 127.0.0.1:9400
     """
     from streams.app import make_worker, open_log
-    from streams.terminal.work import work
+    from streams.supervisor import parent as supervisor
+    from streams.supervisor.workers import supervise
+    from streams.worker_process import work
 
+    parent = supervisor.from_environment()
     logs.set_up(quiet=quiet, as_json=log_format == "json")
     app, settings = find(program), load(options, file=file)
     logs.know(app=app.name, slot=settings.slot)
+    display = choose(quiet=quiet or parent is not None, plain=plain, as_json=log_format == "json")
+    if workers is not None:
+        supervise(context, app.name, settings, workers, stop_timeout, display)
+        return
     log = open_log(settings)
     try:
         try:
@@ -93,8 +120,8 @@ def run(program: str, file: Path | None, plain: bool, log_format: str, quiet: bo
             ) from None
         if settings.http:
             _serve(worker.metrics, settings.http)
-        with choose(quiet=quiet, plain=plain, as_json=log_format == "json") as display:
-            work(worker, display)
+        with display:
+            work(worker, display, parent)
     finally:
         log.close()
 

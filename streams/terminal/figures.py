@@ -3,7 +3,8 @@
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,7 +57,7 @@ class Meter:
     def look(self, status: Status) -> Figures:
         """Figures of this moment. The status may be one that another thread is changing."""
         now = self._now()
-        taken = replace(status, records_out=dict(status.records_out), tasks=dict(status.tasks))
+        taken = snapshot(status)
         out = sum(n for t, n in taken.records_out.items() if not is_internal(self.app, t))
         self._before.append((now, taken.records_in, out))
         while len(self._before) > 2 and self._before[1][0] <= now - _WINDOW:
@@ -72,6 +73,15 @@ class Meter:
             max(0.0, (taken.records_in - records_in) / spent),
             max(0.0, (out - records_out) / spent),
         )
+
+
+def snapshot(status: Status) -> Status:
+    """The status as it stands, when another thread may be changing it."""
+    taken = copy(status)
+    for name, value in vars(taken).items():
+        if isinstance(value, dict):
+            setattr(taken, name, dict(value))
+    return taken
 
 
 def is_internal(app: str, topic: str) -> bool:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from streams.terminal.display import Draw, Look, _Threaded
 from streams.terminal.figures import Figures, as_line, summary
-from streams.terminal.logs import CLOCK, TEXT
+from streams.terminal.logs import TextFormatter
 from streams.terminal.view import WorkerView
 
 _EVERY = 0.25  # seconds: four frames a second at most
@@ -162,7 +162,7 @@ class _Notes(logging.Handler):
     def __init__(self, display: LiveDisplay) -> None:
         super().__init__()
         self._display = display
-        self.setFormatter(logging.Formatter(TEXT, CLOCK))
+        self.setFormatter(TextFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         self._display.note(self.format(record), _STYLES.get(record.levelname, ""))

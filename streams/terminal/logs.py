@@ -7,8 +7,17 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-TEXT = "%(asctime)s %(levelname)s %(message)s"
-CLOCK = "%H:%M:%S"
+
+class TextFormatter(logging.Formatter):
+    """Time, level, message; before the message the slot of the worker that it came from, if that is another process."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        if slot := getattr(record, "slot", ""):
+            record.message = f"[{slot}] {record.message}"
+        return super().formatMessage(record)
 
 
 class JsonFormatter(logging.Formatter):
@@ -35,8 +44,9 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **self.known,
         }
-        if task := getattr(record, "task", ""):
-            made["task"] = task
+        for name in ("slot", "task"):
+            if value := getattr(record, name, ""):
+                made[name] = value
         made.update(getattr(record, "fields", {}))
         if record.exc_info:
             made["error"] = self.formatException(record.exc_info)
@@ -46,7 +56,7 @@ class JsonFormatter(logging.Formatter):
 def set_up(*, quiet: bool, as_json: bool, stream: TextIO | None = None) -> logging.Handler:
     """Send the log to `stream` (stderr): INFO and above, or with `quiet` WARNING and above. Returns the handler."""
     handler = logging.StreamHandler(stream if stream is not None else sys.stderr)
-    handler.setFormatter(JsonFormatter() if as_json else logging.Formatter(TEXT, CLOCK))
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=logging.WARNING if quiet else logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(as_json)
     return handler
