@@ -33,7 +33,7 @@ from streams.runtime.reporter import Status
 from streams.settings import Settings
 from streams.terminal import logs
 from streams.terminal.display import Display, choose
-from streams.terminal.figures import Figures, Meter
+from streams.terminal.figures import Figures, Meter, near
 from streams.terminal.interrupts import Interrupts
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Demo:
         told, tells = context.Pipe(duplex=False)
         work = context.Process(target=_worker, args=(self.settings, tells), daemon=True)
         feeding = context.Process(target=_feeder, args=(self.settings, self.days, self.rate), daemon=True)
-        meter = Meter("fraud", "demo", log.name)
+        meter = Meter("fraud", "demo", near(log.name))
         with Interrupts(self._stop, at_once=self.display.close), self.display:
             work.start()
             feeding.start()
@@ -221,7 +221,7 @@ class Demo:
 
     def _stop(self, why: str) -> None:
         self.stopped = True
-        _log.info("%s: stopping; Ctrl-C once more ends at once", why)
+        _log.info("stopping (%s)", why)
 
 
 def _watch_parent(stop: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from streams.runtime.worker import Worker
 from streams.supervisor.parent import Parent
 from streams.terminal.display import Display
-from streams.terminal.figures import Meter
+from streams.terminal.figures import Meter, near
 from streams.terminal.interrupts import Interrupts
 
 _log = logging.getLogger("streams")
@@ -22,15 +22,14 @@ def work(worker: Worker, display: Display, parent: Parent | None = None) -> None
     """
     ctrl_c = parent is None  # the terminal sends it to all of us
     settings, plan = worker.settings, worker.plan
-    meter = Meter(plan.app, settings.slot, worker.log.name)
+    meter = Meter(plan.app, settings.slot, near(worker.log.name))
 
     def stop(why: str) -> None:
         worker.stop()
-        again = "; Ctrl-C once more ends at once" if ctrl_c else ""
-        _log.info("%s: committing and giving the tasks back%s", why, again)
+        _log.info("committing and giving the tasks back (%s)", why)
 
     with Interrupts(stop, ctrl_c=ctrl_c, at_once=display.close):
-        _log.info("%s: slot %s on %s, %d tasks", plan.app, settings.slot, worker.log.name, len(plan.tasks))
+        _log.info("%s: slot %s on %s, %d tasks", plan.app, settings.slot, meter.log, len(plan.tasks))
         try:
             worker.start()
             if parent is not None:

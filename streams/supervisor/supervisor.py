@@ -135,7 +135,7 @@ class Supervisor:
 
     def _stop(self, why: str) -> None:
         self._stopping.set()
-        _log.info("%s: stopping %d workers; Ctrl-C once more ends at once", why, len(self.members))
+        _log.info("stopping %d workers (%s)", len(self.members), why)
 
     def _stop_all(self) -> None:
         living = [(m, m.child) for m in self.members if m.child is not None]

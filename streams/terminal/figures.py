@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from streams.runtime.reporter import Status
@@ -118,6 +119,16 @@ def merged(statuses: Sequence[Status]) -> Status:
 
 
 # ---------------------------------------------------------------- as text
+
+
+def near(log: str) -> str:
+    """A log's name; a path below the working directory without that.
+
+    >>> near(str(Path.cwd() / "log" / "log.db")), near("localhost:9092")
+    ('log/log.db', 'localhost:9092')
+    """
+    path = Path(log)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else log
 
 
 def instant(milliseconds: int | None) -> str:

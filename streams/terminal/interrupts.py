@@ -23,7 +23,7 @@ _AT_ONCE = (
 
 
 class Interrupts:
-    """While the block runs, `stop` is called on the first SIGINT or SIGTERM, from another thread.
+    """While the block runs, `stop` is called on the first SIGINT or SIGTERM, from another thread, with the reason.
 
     A second SIGINT ends the process with exit code 130, after `at_once`. With `ctrl_c=False` SIGINT is ignored: another
     process passes the end on.
@@ -64,7 +64,7 @@ class Interrupts:
         if self._first is None:
             if number in (signal.SIGINT, signal.SIGTERM):
                 self._first = now
-                self._stop(signal.Signals(number).name)
+                self._stop("SIGTERM" if number == signal.SIGTERM else "Ctrl-C; once more ends at once")
         elif number == signal.SIGINT and now - self._first > _SAME:
             if self._at_once is not None:
                 self._at_once()

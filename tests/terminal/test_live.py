@@ -157,7 +157,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     with terminal(place) as seen:
         seen.until(lambda: "tasks running" in seen.said)
         seen.process.send_signal(signal.SIGINT)
-        seen.until(lambda: "once more ends at once" in seen.said)
+        seen.until(lambda: "once more ends at once)" in seen.said)
 
         def ended() -> bool:
             if seen.process.poll() is None:
