@@ -61,6 +61,8 @@ class Screen:
             elif part == "\x1b[J":
                 del self.lines[self._at + (0 if self._fresh else 1) :]
                 self.lines += [""] * (self._at + 1 - len(self.lines))
+            elif part == "\x1b[K":
+                self.lines[self._at] = "" if self._fresh else self.lines[self._at]
             elif part and not (part.startswith("\x1b[") and part[-1] != "m"):
                 self.lines[self._at] = part if self._fresh else self.lines[self._at] + part
                 self._fresh = False
