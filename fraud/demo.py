@@ -112,10 +112,12 @@ class Demo:
         work = context.Process(target=_worker, args=(self.settings, tells), daemon=True)
         feeding = context.Process(target=_feeder, args=(self.settings, self.days, self.rate), daemon=True)
         meter = Meter("fraud", "demo", near(log.name))
+        old = signal.signal(signal.SIGINT, signal.SIG_IGN)  # they inherit it: Ctrl-C is ours, while they start, too
+        work.start()
+        feeding.start()
+        signal.signal(signal.SIGINT, old)
+        tells.close()
         with Interrupts(self._stop, at_once=self.display.close), self.display:
-            work.start()
-            feeding.start()
-            tells.close()
             self.display.show(lambda: meter.look(self.status), self._draw, lambda f: as_line(f, self.found))
             try:
                 self._until_done(log, told, {"worker": work, "feeder": feeding}, total)

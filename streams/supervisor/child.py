@@ -47,6 +47,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
+                process_group=0,  # Ctrl-C and the like are for the supervisor, also while this one still starts
             )
         finally:
             theirs.close()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _LOOK = 0.1
+_IN_ORDER = ("ended with exit code 0", "was ended by SIGKILL", "was ended by SIGTERM")  # the last: it still started
 _log = logging.getLogger("streams")
 
 
@@ -153,7 +154,7 @@ class Supervisor:
                 )
                 child.signal(signal.SIGKILL)
             self._buried(member, child)
-            if child.why() not in ("ended with exit code 0", "was ended by SIGKILL"):
+            if child.why() not in _IN_ORDER:
                 _log.warning("worker %s %s while it was stopped", member.slot, child.why())
 
     def _kill_at_once(self, display: Display) -> None:

@@ -180,7 +180,7 @@ def test_a_worker_that_hangs_is_killed_after_the_limit(tmp_path: Path) -> None:
     place = Place(tmp_path, partitions=1)
     place.feed(1, card="hang")
     with watched(place, "--stop-timeout", "1s") as run:
-        run.until_ready()
+        wait(lambda: "it hangs" in run.text())
         started = time.monotonic()
         assert run.stop() == 0
         assert time.monotonic() - started < 15
@@ -221,6 +221,19 @@ def test_on_a_terminal(tmp_path: Path) -> None:
         assert "done: 1,000 records in, 1,000 out" in seen.said
         assert seen.said.rindex("\x1b[?25h") > seen.said.rindex("\x1b[?25l")
         assert "Traceback" not in seen.said
+
+
+def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
+    place = Place(tmp_path, partitions=1)
+    place.feed(1, card="hang")
+    with terminal(place, "--workers", "2") as seen:
+        seen.until(lambda: "it hangs" in seen.said)
+        pids = [int(pid) for pid in re.findall(r"started as process (\d+)", seen.said)]
+        assert len(pids) == 2
+        seen.process.send_signal(signal.SIGINT)
+        seen.until(lambda: "once more ends at once)" in seen.said)
+        assert seen.insist() == 130
+        wait(lambda: not any(alive(pid) for pid in pids), what="a worker is left over")
 
 
 def test_the_supervisor_refuses_what_is_wrong_at_once(tmp_path: Path) -> None:

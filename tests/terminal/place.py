@@ -3,6 +3,7 @@
 import fcntl
 import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -41,6 +42,7 @@ class Count(Keyed[Tx, Nth]):
 
     def on_row(self, row, ctx):
         if row.card == "hang":
+            print("it hangs", flush=True)
             time.sleep(600)
         if row.card == "die":
             print("the last words", flush=True)
@@ -158,6 +160,16 @@ class Terminal:
         while self.read() and time.monotonic() < deadline:
             pass
         return self.process.wait(max(0.1, deadline - time.monotonic()))
+
+    def insist(self, seconds: float = 60.0) -> int:
+        """Ctrl-C, again and again, until it has ended; its exit code."""
+        deadline = time.monotonic() + seconds
+        while self.process.poll() is None:
+            assert time.monotonic() < deadline, f"it does not end:\n{self.said}"
+            self.process.send_signal(signal.SIGINT)
+            if not self.read():  # it has closed its terminal and is about to be gone
+                self.process.wait(seconds)
+        return self.end()
 
     def close(self) -> None:
         if self.process.poll() is None:

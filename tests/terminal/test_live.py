@@ -155,17 +155,10 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
     place = Place(tmp_path, partitions=1)
     place.feed(1, card="hang")
     with terminal(place) as seen:
-        seen.until(lambda: "tasks running" in seen.said)
+        seen.until(lambda: "it hangs" in seen.said)
         seen.process.send_signal(signal.SIGINT)
         seen.until(lambda: "once more ends at once)" in seen.said)
-
-        def ended() -> bool:
-            if seen.process.poll() is None:
-                seen.process.send_signal(signal.SIGINT)
-            return seen.process.poll() is not None
-
-        seen.until(ended)
-        assert seen.end() == 130
+        assert seen.insist() == 130
         assert "Nothing is lost" in seen.said
         assert seen.said.rindex("\x1b[?25h") > seen.said.rindex("\x1b[?25l")
 
