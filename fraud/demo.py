@@ -117,7 +117,7 @@ class Demo:
         feeding.start()
         signal.signal(signal.SIGINT, old)
         tells.close()
-        with Interrupts(self._stop, at_once=self.display.close), self.display:
+        with Interrupts(self._stop, at_once=self.display.close, resumed=self.display.anew), self.display:
             self.display.show(lambda: meter.look(self.status), self._draw, lambda f: as_line(f, self.found))
             try:
                 self._until_done(log, told, {"worker": work, "feeder": feeding}, total)

@@ -28,7 +28,7 @@ def work(worker: Worker, display: Display, parent: Parent | None = None) -> None
         worker.stop()
         _log.info("committing and giving the tasks back (%s)", why)
 
-    with Interrupts(stop, ctrl_c=ctrl_c, at_once=display.close):
+    with Interrupts(stop, ctrl_c=ctrl_c, at_once=display.close, resumed=display.anew):
         _log.info("%s: slot %s on %s, %d tasks", plan.app, settings.slot, meter.log, len(plan.tasks))
         try:
             worker.start()

@@ -24,12 +24,10 @@ class Restarts:
 
     row: int = 0
     """Deaths in a row, the last one included."""
-    total: int = 0
     quick_deaths: int = QUICK_DEATHS
 
     def died(self, after: float) -> float | None:
         """It died `after` so many seconds: how long to wait before the next start, or None to give up."""
-        self.total += 1
         self.row = 1 if after >= HEALTHY else self.row + 1
         if self.row >= self.quick_deaths:
             return None

@@ -37,12 +37,17 @@ class Member:
     child: Child | None = None
     due: float = 0.0
     """When it is to be started, on the monotonic clock, if there is no child."""
+    lives: int = 0
     gone: Status = field(default_factory=Status)
     """What its former lives have counted."""
 
     @property
     def status(self) -> Status:
         return merged([self.gone, self.child.status]) if self.child is not None else self.gone
+
+    @property
+    def started_again(self) -> int:
+        return max(0, self.lives - 1)
 
     @property
     def state(self) -> str:
@@ -75,7 +80,7 @@ class Supervisor:
         """Work until stopped. Raises `StreamsError` if a worker cannot be kept alive."""
         close = metrics.serve(self._sources, http) if http else lambda: None
         try:
-            with Interrupts(self._stop, at_once=lambda: self._kill_at_once(display)):
+            with Interrupts(self._stop, at_once=lambda: self._kill_at_once(display), resumed=display.anew):
                 names = ", ".join(member.slot for member in self.members)
                 _log.info("%s: %d workers on %s: %s", self._meter.app, len(self.members), self._meter.log, names)
                 display.show(lambda: self._meter.look(self._status()), self._draw, self._line)
@@ -98,7 +103,8 @@ class Supervisor:
         if child is None:
             if time.monotonic() >= member.due and not self._stopping.is_set():
                 member.child = Child(member.slot, member.command, self._environment)
-                again = " again" if member.restarts.total else ""
+                member.lives += 1
+                again = " again" if member.started_again else ""
                 _log.info("worker %s: started%s as process %d", member.slot, again, member.child.pid)
             return
         if not child.ended:
@@ -170,17 +176,17 @@ class Supervisor:
 
     def _sources(self) -> list[metrics.Source]:
         return [
-            metrics.Source(m.slot, m.restarts.total, m.child.metrics if m.child is not None else lambda timeout: None)
+            metrics.Source(m.slot, m.started_again, m.child.metrics if m.child is not None else lambda timeout: None)
             for m in self.members
         ]
 
     def _line(self, figures: Figures) -> str:
         up = sum(m.child is not None and m.child.joined for m in self.members)
-        restarts = sum(m.restarts.total for m in self.members)
+        restarts = sum(m.started_again for m in self.members)
         return f"workers {up} of {len(self.members)}  restarts {restarts}  {as_line(figures)}"
 
     def _draw(self, figures: Figures) -> "RenderableType":
         from streams.supervisor.view import SupervisorView
 
-        workers = [(member.slot, member.state, member.restarts.total) for member in self.members]
+        workers = [(member.slot, member.state, member.started_again) for member in self.members]
         return SupervisorView(figures, workers)

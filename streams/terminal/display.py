@@ -41,6 +41,9 @@ class Display:
     def write(self, text: str) -> None:
         """Lines that stay, for people; on a live view above it."""
 
+    def anew(self) -> None:
+        """The process was stopped and goes on (Ctrl-Z, fg): others have written to the terminal."""
+
     def done(self) -> None:
         """All has ended well: show the last figures, and what was done."""
 

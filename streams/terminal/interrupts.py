@@ -25,12 +25,19 @@ _AT_ONCE = (
 class Interrupts:
     """While the block runs, `stop` is called on the first SIGINT or SIGTERM, from another thread, with the reason.
 
-    A second SIGINT ends the process with exit code 130, after `at_once`. With `ctrl_c=False` SIGINT is ignored: another
-    process passes the end on.
+    A second SIGINT ends the process with exit code 130, after `at_once`. `resumed` is called on SIGCONT. With
+    `ctrl_c=False` SIGINT is ignored: another process passes the end on.
     """
 
-    def __init__(self, stop: Callable[[str], None], *, ctrl_c: bool = True, at_once: Callable[[], None] | None = None):
-        self._stop, self._ctrl_c, self._at_once = stop, ctrl_c, at_once
+    def __init__(
+        self,
+        stop: Callable[[str], None],
+        *,
+        ctrl_c: bool = True,
+        at_once: Callable[[], None] = lambda: None,
+        resumed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._stop, self._ctrl_c, self._at_once, self._resumed = stop, ctrl_c, at_once, resumed
         self._first: float | None = None
 
     def __enter__(self) -> Self:
@@ -40,6 +47,7 @@ class Interrupts:
         self._old_fd = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         self._old = {
             signal.SIGTERM: signal.signal(signal.SIGTERM, _nothing),
+            signal.SIGCONT: signal.signal(signal.SIGCONT, _nothing),
             signal.SIGINT: signal.signal(signal.SIGINT, _nothing if self._ctrl_c else signal.SIG_IGN),
         }
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
@@ -61,13 +69,14 @@ class Interrupts:
 
     def _take(self, number: int) -> None:
         now = time.monotonic()
-        if self._first is None:
+        if number == signal.SIGCONT:
+            self._resumed()
+        elif self._first is None:
             if number in (signal.SIGINT, signal.SIGTERM):
                 self._first = now
                 self._stop("SIGTERM" if number == signal.SIGTERM else "Ctrl-C; once more ends at once")
         elif number == signal.SIGINT and now - self._first > _SAME:
-            if self._at_once is not None:
-                self._at_once()
+            self._at_once()
             end_at_once()
 
 

@@ -45,7 +45,7 @@ class LiveDisplay(_Threaded):
         self._lock = threading.Lock()
         self._handlers: list[logging.Handler] | None = None
         self._streams = (sys.stdout, sys.stderr)
-        self._open = self._gone = False
+        self._open = self._gone = self._resumed = False
         self._next = 0.0
 
     def show(self, look: Look, draw: Draw | None = None, line: object = as_line) -> None:
@@ -71,6 +71,9 @@ class LiveDisplay(_Threaded):
         else:
             self._waiting.append(Text(text, style))
 
+    def anew(self) -> None:
+        self._resumed = True
+
     # ---- from the thread that draws, and at the end from the one that closes
 
     def _tick(self) -> None:
@@ -91,6 +94,8 @@ class LiveDisplay(_Threaded):
         """Over the last frame: notes that came, then the view, in one write."""
         out = ""
         size = self.console.size
+        if self._resumed:
+            self._resumed, self._height = False, 0  # below whatever stands there now
         notes = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if self._dropped:
             notes.append(Text(f"{self._dropped:,} notes left out: the terminal was too slow for them", "yellow"))

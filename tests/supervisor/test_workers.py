@@ -44,4 +44,3 @@ def test_waits_double_up_to_half_a_minute_and_a_healthy_minute_forgets() -> None
     assert [restarts.died(1.0) for _ in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
     assert restarts.died(60.0) == 0.5
     assert restarts.died(59.0) == 1.0
-    assert restarts.total == 10

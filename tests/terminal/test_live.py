@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -148,6 +149,20 @@ def test_an_error_leaves_the_terminal_in_order(tmp_path: Path) -> None:
             assert one.end() == 1
             assert "\x1b[?25l" not in one.said or one.said.rindex("\x1b[?25h") > one.said.rindex("\x1b[?25l")
             assert "error" in one.said
+
+
+def test_after_ctrl_z_it_is_drawn_below_what_others_wrote(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    with terminal(place) as seen:
+        seen.until(lambda: "tasks running" in seen.said)
+        seen.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, seen.process.pid, os.WSTOPPED)
+        seen.process.send_signal(signal.SIGCONT)
+        seen.until(lambda: seen.said.count("\x1b[?25l") == 2)
+        first = seen.said.rpartition("\x1b[?25l")[2]
+        assert not first.startswith("\x1b[7A")
+        seen.process.send_signal(signal.SIGTERM)
+        assert seen.end() == 0
 
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
