@@ -1,6 +1,5 @@
 """The composition root: an `App` holds a program; only here are implementations chosen."""
 
-import logging
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,12 +13,11 @@ from streams.core.topology import Topology, cut
 
 if TYPE_CHECKING:
     from streams.log.base import Log
+    from streams.runtime.notes import Note
     from streams.runtime.worker import Worker
     from streams.settings import Settings
     from streams.state.base import StateStore
     from streams.testing import TestRun
-
-log = logging.getLogger("streams")
 
 
 class App:
@@ -144,11 +142,12 @@ def make_worker(
     *,
     hook: Callable[[str], None] | None = None,
     clock: Any = None,
-    note: Callable[[str], None] | None = None,
+    note: "Note | None" = None,
     wait: float = 0.05,
 ) -> "Worker":
     """A worker for an app on an opened log."""
     from streams.core.clock import SystemClock
+    from streams.runtime.notes import to_logger
     from streams.runtime.plan import prepare
     from streams.runtime.task import Tools
     from streams.runtime.worker import Worker
@@ -158,7 +157,7 @@ def make_worker(
     state_dir = Path(settings.state_dir) / app.name / settings.slot
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     cache = settings.cache_bytes // max(1, len(plan.tasks))
-    say = note if note is not None else log.info
+    say = note if note is not None else to_logger
     snapshots = None
     if settings.checkpoints:
         from streams.checkpoint.location import Location

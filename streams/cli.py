@@ -1,9 +1,7 @@
 """The command line: `streams run`, `streams topology`, `streams tasks`, `streams topics`, `streams settings`, ..."""
 
-import logging
 import os
 import signal
-import time
 from collections.abc import Callable
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -18,6 +16,8 @@ from streams.dlq_cli import dlq
 from streams.programs import find as find
 from streams.settings import load
 from streams.settings_cli import log_options, settings, worker_options
+from streams.terminal import logs
+from streams.terminal.display import choose
 from streams.topics_cli import topics
 
 
@@ -38,25 +38,62 @@ def cli() -> None:
 @click.argument("program", shell_complete=complete_program)
 @log_options
 @worker_options
+@click.option("--plain", is_flag=True, help="Lines instead of the live view, on a terminal too.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: log and progress as one JSON object a line, on stderr.",
+)
 @click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
-def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
+@click.option(
+    "--workers",
+    metavar="N|auto",
+    help="Start N workers (slots SLOT-0, SLOT-1, ...) and start those again that die; auto: one a core.",
+)
+@click.option("--stop-timeout", default="30s", show_default=True, help="With --workers: how long they have to end.")
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    program: str,
+    file: Path | None,
+    plain: bool,
+    log_format: str,
+    quiet: bool,
+    workers: str | None,
+    stop_timeout: str,
+    **options: Any,
+) -> None:
     """Run PROGRAM as one worker, until Ctrl-C or SIGTERM.
 
     Start several with different --slot values: they share the tasks. A worker that was killed goes on where its last
-    commit stood.
+    commit stood. --workers starts several here, and starts those again that die. On a terminal a live view shows what
+    they do; elsewhere a line every two seconds.
 
     \b
     streams run fraud.pipeline:app
     streams run fraud.pipeline:app --commit-interval 50ms --http 127.0.0.1:9400
     streams run fraud.pipeline:app --brokers localhost:9092 --slot a
+    streams run fraud.pipeline:app --workers auto --http 127.0.0.1:9400
     STREAMS_SLOT=b streams run fraud.pipeline:app --settings production.toml
 
     Exit codes: 0 stopped in good order, 1 an error, 2 wrong usage.
     """
     from streams.app import make_worker, open_log
+    from streams.supervisor import parent as supervisor
+    from streams.supervisor.workers import supervise
+    from streams.worker_process import work
 
-    _logging(quiet)
+    parent = supervisor.from_environment()
+    logs.set_up(quiet=quiet, as_json=log_format == "json")
     app, settings = find(program), load(options, file=file)
+    logs.know(app=app.name, slot=settings.slot)
+    display = choose(quiet=quiet or parent is not None, plain=plain, as_json=log_format == "json")
+    if workers is not None:
+        supervise(context, app.name, settings, workers, stop_timeout, display)
+        return
     log = open_log(settings)
     try:
         try:
@@ -69,41 +106,10 @@ def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
             ) from None
         if settings.http:
             _serve(worker.metrics, settings.http)
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: worker.stop())
-        logging.getLogger("streams").info(
-            "%s: slot %s on %s, %d tasks", app.name, settings.slot, log.name, len(worker.plan.tasks)
-        )
-        worker.start()
-        if ready := os.environ.get("STREAMS_READY_FILE"):
-            Path(ready).touch()  # for scripts and tests that wait for a worker
-        try:
-            _work(worker, quiet)
-            worker.leave()
-        finally:
-            worker.close()
+        with display:
+            work(worker, display, parent)
     finally:
         log.close()
-
-
-def _work(worker: Any, quiet: bool) -> None:
-    shown, before = time.monotonic(), 0
-    while not worker.stopping:
-        worker.turn()
-        now = time.monotonic()
-        if not quiet and now - shown >= 2:
-            status = worker.status
-            rate = (status.records_in - before) / (now - shown)
-            if status.records_in != before:
-                out = ", ".join(f"{t} {n:,}" for t, n in sorted(status.records_out.items()) if not _internal(worker, t))
-                commit = f"commit {status.last_commit_seconds * 1000:.0f} ms  tasks {len(status.tasks)}"
-                counts = f"late {status.late:,}  dead {status.dead:,}"
-                click.echo(f"in {status.records_in:,} ({rate:,.0f}/s)  out {out or 0}  {counts}  {commit}")
-            shown, before = now, status.records_in
-
-
-def _internal(worker: Any, topic: str) -> bool:
-    return topic.startswith(f"{worker.plan.app}-") and topic.endswith(("-changelog", "-shuffle"))
 
 
 @cli.command()
@@ -151,14 +157,6 @@ def tasks(program: str, file: Path | None, **options: Any) -> None:
         click.echo(task_table(app.name, app.topology(), app.dead_letters, log, settings))
     finally:
         log.close()
-
-
-def _logging(quiet: bool) -> None:
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
 
 
 def _serve(metrics: Any, address: str) -> None:

@@ -118,7 +118,7 @@ def rehearse(
     home = Path(tempfile.mkdtemp(prefix="streams-debug-"))
     open_state = open_store(settings.cache_bytes)
     captured: list[Produced] = []
-    tools = Tools(view, plan, settings, SystemClock(), open_state, home, note)
+    tools = Tools(view, plan, settings, SystemClock(), open_state, home, lambda text, *_, **__: note(text))
     sequence = 0
     try:
         if sub.stateful:

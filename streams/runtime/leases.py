@@ -1,15 +1,17 @@
 """Taking leases: drives `protocol.take` for several tasks at once against a log."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from streams.core.errors import Fenced
 from streams.log.base import Claim, Group, Log
 from streams.protocol import FenceSlot, Lease, OpenClaim, ReadLease, Step, WriteLease, take
+from streams.runtime.notes import Note
 
 
 def take_all(
-    log: Log, group: Group, app: str, slot: str, fingerprint: str, tasks: Sequence[int], note: Callable[[str], None]
+    log: Log, group: Group, app: str, slot: str, fingerprint: str, tasks: Sequence[int], note: Note
 ) -> dict[int, Lease]:
     """The leases of these tasks that could be taken.
 
@@ -49,7 +51,7 @@ def take_all(
             for task, step in list(wanted.items()):
                 if isinstance(step, FenceSlot):
                     if step.slot not in fenced:
-                        note(f"fencing slot {step.slot!r}, which held task {task}")
+                        note(f"fencing slot {step.slot!r}, which held task {task}", logging.INFO)
                         log.fence(app, step.slot)
                         fenced.add(step.slot)
                     go_on(task, None)
@@ -58,7 +60,7 @@ def take_all(
                     try:
                         claims[task].write(step.lease)
                     except Fenced:
-                        note(f"task {task} is being claimed by another worker")
+                        note(f"task {task} is being claimed by another worker", logging.INFO)
                         del wanted[task]
                     else:
                         go_on(task, None)

@@ -8,6 +8,7 @@ inputs yet. After an abort a task is closed and a new one is opened: nothing unc
 """
 
 import base64
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from streams.protocol import Lease
 from streams.runtime.chain import Chain
 from streams.runtime.edges import ShuffleEdge, SinkEdge
 from streams.runtime.inputs import TaskInput
+from streams.runtime.notes import Note
 from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition
 from streams.runtime.release import Release
@@ -58,7 +60,7 @@ class Tools:
     clock: Clock
     open_state: Callable[[Path], StateStore]
     state_dir: Path
-    note: Callable[[str], None]
+    note: Note
     drop_state: Callable[[Path], None] = shutil.rmtree
     download: "Callable[[Task, Path, str, int], Iterator[None]] | None" = None
     """Brings the newest snapshot that fits into a directory; None without a checkpoint location."""
@@ -176,7 +178,7 @@ class Task:
             same_topic=mark.topic_id in ("", topic_id),
         )
         if not usable:
-            self._tools.note(f"task {self.id}: local state is not usable (at {mark.sequence}); it is made anew")
+            self._say(f"local state is not usable (at {mark.sequence}); it is made anew")
             self.store = self._new_store()
         if self._tools.download is not None and lease.sequence and not self.store.mark.sequence:
             self.store.close()
@@ -225,6 +227,9 @@ class Task:
         finally:
             reader.close()
 
+    def _say(self, text: str, level: int = logging.WARNING) -> None:
+        self._tools.note(f"task {self.id}: {text}", level, task=str(self.id))
+
     def _directory(self) -> Path:
         return self._tools.state_dir / f"{self.id.sub}-{self.id.partition}"
 
@@ -232,7 +237,7 @@ class Task:
         try:
             return self._tools.open_state(self._directory())
         except StateCorrupt as error:
-            self._tools.note(f"task {self.id}: {error.what}; the store is made anew from the changelog")
+            self._say(f"{error.what}; the store is made anew from the changelog")
             self._tools.drop_state(self._directory())
             return self._tools.open_state(self._directory())
 
@@ -378,7 +383,7 @@ class Task:
                 return list(changes), tail
             if not due(tail, self.store.size_bytes, settings.changelog_bytes, settings.changelog_factor):
                 return list(changes), tail
-            self._tools.note(f"task {self.id}: its changelog has {tail.size:,} bytes; the state is written anew")
+            self._say(f"its changelog has {tail.size:,} bytes; the state is written anew", logging.INFO)
         changelog = self._changelog
         written = sum(len(v or b"") for c in changes for v in c.values)
         extra, tail = chunk(

@@ -5,6 +5,7 @@
 Everything abnormal has one answer: drop what is open, get a new writer, take every lease anew, restore the difference.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -209,7 +210,9 @@ class Worker:
                 self.metrics.restore_seconds.observe(task.restore_seconds)
                 if task.restored_entries:
                     self.tools.note(
-                        f"task {task.id}: restored {task.restored_entries} blocks in {task.restore_seconds:.2f} s"
+                        f"task {task.id}: restored {task.restored_entries} blocks in {task.restore_seconds:.2f} s",
+                        logging.INFO,
+                        task=str(task.id),
                     )
 
     def _running(self) -> list[Task]:

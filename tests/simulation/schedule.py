@@ -180,7 +180,7 @@ class Schedule:
         def drop(directory: Path) -> None:
             self.world.disks.pop(directory, None)
 
-        def note(text: str) -> None:
+        def note(text: str, level: int = 0, *, task: str = "") -> None:
             self.notes.append(f"{self.world.time:.3f} {process.slot}: {text}")
 
         tools = Tools(
