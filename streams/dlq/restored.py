@@ -10,7 +10,9 @@ from streams.core.record import TopicPartition
 from streams.core.topology import TaskId
 from streams.log.base import Log
 from streams.log.reading import read_all
+from streams.protocol import check_whole
 from streams.runtime.plan import Plan
+from streams.runtime.position import TaskPosition
 from streams.state.base import StateStore
 from streams.state.changelog import Replay
 
@@ -29,14 +31,17 @@ def restore_copy(log: Log, plan: Plan, task: TaskId, directory: Path, open_state
         shutil.copytree(local, directory, ignore=shutil.ignore_patterns("LOCK"))
     store = open_state(directory)
     try:
-        info = plan.topics[changelog]
-        begin = store.mark.offset if store.mark.topic_id == info.id else 0
-        if log.ends([TopicPartition(changelog, task.partition)])[TopicPartition(changelog, task.partition)]:
-            replay = Replay(store, info.id)
+        info, partition = plan.topics[changelog], TopicPartition(changelog, task.partition)
+        start = log.starts([partition])[partition]
+        begin = max(store.mark.offset if store.mark.topic_id == info.id else 0, start)
+        if log.ends([partition])[partition] > start:
+            replay = Replay(store, info.id, trimmed=True)
             for records in read_all(log, changelog, partitions=[task.partition], start={task.partition: begin}):
                 for value, offset in zip(records.values(), records.offsets(), strict=True):
                     replay.add(value or b"", offset + 1)
                 replay.flush()
+            if replay.first:
+                check_whole(str(task), replay.first, TaskPosition.decode(store.mark.position).tail.base)
         return store.mark.sequence
     finally:
         store.close()
