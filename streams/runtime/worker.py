@@ -236,7 +236,8 @@ class Worker:
         """Where inputs wait for each other: stop reading one that is far ahead, go on when it has been caught up.
 
         Never the one that the others wait for: a shuffle's channels lie in one partition, so many rows of a channel may
-        wait for what another one has written behind them.
+        wait for what another one has written behind them; and after a restart nothing goes on before each input has
+        come to where it was.
         """
         assert self._reader is not None
         if not task.release.merging or len(task.inputs) < 2:
@@ -244,7 +245,7 @@ class Worker:
         merged = task.release.merged()
         for partition, item, rows in zip(task.partitions, task.inputs, task.release.rows(), strict=True):
             mark = item.watermark
-            awaited = merged is None or (mark is not None and mark <= merged)
+            awaited = item.next < item.fresh or merged is None or (mark is not None and mark <= merged)
             if rows > self.settings.waiting_rows and not awaited and partition not in self._paused:
                 self._reader.pause([partition])
                 self._paused.add(partition)
