@@ -32,11 +32,11 @@ from streams.runtime.edges import ShuffleEdge, SinkEdge
 from streams.runtime.inputs import TaskInput
 from streams.runtime.notes import Note
 from streams.runtime.plan import Plan
-from streams.runtime.position import TaskPosition
+from streams.runtime.position import TaskPosition, mark_of
 from streams.runtime.release import Release
 from streams.settings import Settings
 from streams.state.base import Change, Mark, StateStore
-from streams.state.changelog import Replay, encode
+from streams.state.changelog import NotThatHistory, Replay, encode
 from streams.state.rewrite import CHUNK, Tail, chunk, due, grown
 
 _MARKER_SECONDS = 0.2
@@ -103,6 +103,7 @@ class Task:
         self._marked_at = 0.0
         self._untold = False
         self._tail = self._next_tail = Tail()
+        self._before = ""
         self.location = ""
         """The token of the checkpoint location that the last commit names."""
         self._changelog = TopicPartition(plan.changelog(id.sub), id.partition) if self.sub.stateful else None
@@ -122,7 +123,7 @@ class Task:
         position = TaskPosition({})
         if self._changelog is not None:
             try:
-                yield from self._restore()
+                yield from self._restore(committed)
             except StateMismatch:
                 self._check_lease()
                 raise
@@ -142,7 +143,7 @@ class Task:
             set(self.sub.stores),
         )
         self._tail = self._next_tail = position.tail
-        self.location = position.location
+        self.location, self._before = position.location, mark_of(self.store.mark.position) if self.store else ""
         self._place(position)
         self._open_chain()
         if self.release.watermark > NEVER:
@@ -161,13 +162,15 @@ class Task:
         if found != self.lease:
             raise Fenced(f"task {self.id} was taken over while it was restored (its lease is {found} now)")
 
-    def _restore(self) -> Iterator[None]:
+    def _restore(self, committed: dict[TopicPartition, Committed | None]) -> Iterator[None]:
         assert self._changelog is not None
         log, lease = self._tools.log, self.lease
         topic_id = self._tools.plan.topics[self._changelog.topic].id
         self.store = self._open_store()
         mark = self.store.mark
-        if lease.sequence and mark.sequence == lease.sequence and mark.topic_id == topic_id:
+        known = committed.get(self.partitions[0])
+        same = known is None or known.note in ("", mark_of(mark.position))
+        if lease.sequence and mark.sequence == lease.sequence and mark.topic_id == topic_id and same:
             return  # the usual restart: the store stands exactly where the lease does
         start = log.starts([self._changelog])[self._changelog]
         usable = protocol.local_state_usable(
@@ -176,26 +179,42 @@ class Task:
             store_offset=mark.offset,
             changelog_start=start,
             same_topic=mark.topic_id in ("", topic_id),
-        )
+        ) and (same or mark.sequence < lease.sequence)
         if not usable:
             self._say(f"local state is not usable (at {mark.sequence}); it is made anew")
             self.store = self._new_store()
-        if self._tools.download is not None and lease.sequence and not self.store.mark.sequence:
+        yield from self._download(topic_id, start)
+        end = log.ends([self._changelog])[self._changelog]
+        if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
+            try:
+                yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
+            except NotThatHistory:
+                self._say(f"local state stands at a commit {mark.sequence} that the log has lost; it is made anew")
+                self.store = self._new_store()
+                yield from self._download(topic_id, start)
+                yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
+        protocol.check_restored(str(self.id), lease.sequence, self._last_block, self.store.mark.sequence)
+
+    def _download(self, topic_id: str, start: int) -> Iterator[None]:
+        """An empty store: begin with the newest snapshot, if there is a place for them."""
+        assert self.store is not None
+        if self._tools.download is not None and self.lease.sequence and not self.store.mark.sequence:
             self.store.close()
             self._tools.drop_state(self._directory())
             yield from self._tools.download(self, self._directory(), topic_id, start)
             self.store = self._open_store()
-        end = log.ends([self._changelog])[self._changelog]
-        if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
-            yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
-        protocol.check_restored(str(self.id), lease.sequence, self._last_block, self.store.mark.sequence)
 
     _last_block: int | None = None
 
     def _replay(self, offset: int, end: int, topic_id: str) -> Iterator[None]:
         assert self._changelog is not None and self.store is not None
         reader = self._tools.log.reader()
-        replay = Replay(self.store, topic_id, trimmed=True)
+        before = mark_of(self.store.mark.position)
+
+        def follows(position: bytes) -> bool:
+            return TaskPosition.decode(position).before in ("", before)
+
+        replay = Replay(self.store, topic_id, trimmed=True, follows=follows if before else None)
         try:
             reader.assign({self._changelog: offset})
             moved, position = self._tools.clock.monotonic(), -1
@@ -357,6 +376,7 @@ class Task:
             changes, self._next_tail = self._rewritten(lease, self.store.changes())
         position.tail = self._next_tail
         position.location = self._tools.location or self.location
+        position.before = self._before
         raw = position.encode()
         if self._changelog is not None:
             values = encode(changes, lease.sequence, raw)
@@ -365,7 +385,7 @@ class Task:
             self._append(
                 Produced(self._changelog.topic, self._changelog.partition, [None] * len(values), values, stamp)
             )
-        note = "" if self._changelog is not None else base64.b64encode(raw).decode()
+        note = mark_of(raw) if self._changelog is not None else base64.b64encode(raw).decode()
         offsets = {
             tp: Committed(position.inputs[i.spec.topic].offset, note)
             for tp, i in zip(self.partitions, self.inputs, strict=True)
@@ -416,7 +436,7 @@ class Task:
             topic_id = self._tools.plan.topics[self._changelog.topic].id
             known = self.store.mark.offset if offset is None else offset
             self.store.commit(Mark(lease.sequence, topic_id, known, position))
-            self._tail = self._next_tail
+            self._tail, self._before = self._next_tail, mark_of(position)
         self.touched = self._untold  # markers that were not due yet go out with the next commit
         self.oldest = None
 

@@ -122,11 +122,11 @@ def _gives_back_first(revoke):
 
 
 def _no_replay(restore):
-    def mutant(self):
+    def mutant(self, committed):
         self.store = self._open_store()
         if not self.store.mark.sequence:
             self.store.close()
-            yield from restore(self)
+            yield from restore(self, committed)
 
     return mutant
 
@@ -153,6 +153,10 @@ def _no_channels(restore):
         self.channels = {number: Channel() for number in self.channels}
 
     return mutant
+
+
+def _same_mark(position):
+    return "same" if position else ""
 
 
 # ---- time
@@ -242,6 +246,7 @@ MUTANTS = [
         ],
     ),
     Mutant("no new writer after a commit in doubt", lambda: [patch.object(Worker, "_check_writer", lambda self: None)]),
+    Mutant("a store of a lost history is taken as valid", lambda: [patch("streams.runtime.task.mark_of", _same_mark)]),
     Mutant("no fencing of the holder", rules=LogRules(no_fencing=True)),
     Mutant("no claim id", rules=LogRules(no_claim_id=True)),
     Mutant("read before the claim id", lambda: [patch("streams.runtime.leases.take", read_before_claim)]),

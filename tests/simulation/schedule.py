@@ -104,12 +104,17 @@ class Schedule:
                 self.cluster.deliver()
             if rng.random() < 0.02:
                 self._fault(rng)
+            if rng.random() < 0.01:
+                self.cluster.save()
 
     def _fault(self, rng: random.Random) -> None:
         alive = [p for p in self.world.processes.values() if p.alive]
         if not alive:
             return
         process = rng.choice(alive)
+        if rng.random() < 0.04:
+            self._power_loss()
+            return
         kind = rng.choice(("kill", "kill", "kill", "stall", "stall", "rebalance", "rebalance", "stop", "wipe"))
         self.result.faults[kind] += 1
         if kind in ("kill", "wipe"):
@@ -123,6 +128,11 @@ class Schedule:
             self.cluster.rebalance()
         elif process.slot in self._stopping:
             self._stopping[process.slot].stop()
+
+    def _power_loss(self) -> None:
+        for process in self.world.processes.values():
+            process.kill()
+        self.result.faults["power loss"] += self.cluster.lose_the_end()
 
     def _calm(self) -> None:
         """No faults any more: everything must come to its end, and then nothing more may come."""
