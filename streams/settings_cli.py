@@ -97,8 +97,8 @@ def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What a worker is told: --slot, --state-dir, --commit-interval, --http."""
-    for name in ("http", "commit_interval", "state_dir", "slot"):
+    """What a worker is told: --slot, --state-dir, --checkpoints, --commit-interval, --http."""
+    for name in ("http", "commit_interval", "checkpoints", "state_dir", "slot"):
         command = option(name)(command)
     return command
 
