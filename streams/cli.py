@@ -55,7 +55,7 @@ def cli() -> None:
 @click.option("--slot", help="Name of this worker: stable over restarts, another one for each worker.  [default: 0]")
 @click.option("--state-dir", help=f"Where state is kept.  [default: {Settings.state_dir}]")
 @click.option("--commit-interval", help="How often to commit, e.g. 50ms.  [default: 1s]")
-@click.option("--http", help="Serve /metrics on HOST:PORT.  [default: off]")
+@click.option("--http", help="Serve a page, metrics and health on [HOST:]PORT.  [default: off]")
 @click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
     """Run PROGRAM as one worker, until Ctrl-C or SIGTERM.
@@ -82,7 +82,7 @@ def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
                 fix="choose with --state-dir a directory that this user may write to, with space left",
             ) from None
         if settings.http:
-            _serve(worker.metrics, settings.http)
+            _serve(worker, settings)
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, lambda *_: worker.stop())
         logging.getLogger("streams").info(
@@ -190,16 +190,15 @@ def _logging(quiet: bool) -> None:
     )
 
 
-def _serve(metrics: Any, address: str) -> None:
-    from prometheus_client import start_http_server
+def _serve(worker: Any, settings: Settings) -> None:
+    """The worker's metrics, health and page, until the command ends."""
+    from streams.app import open_log
+    from streams.web.server import Server
 
-    host, _, port = address.rpartition(":")
-    try:
-        start_http_server(int(port), host or "127.0.0.1", registry=metrics.registry)
-    except (OSError, ValueError, OverflowError) as error:  # OverflowError: a port above 65535
-        raise StreamsError(
-            f"cannot serve on {address!r}: {error}", where="--http", fix="give a free HOST:PORT, e.g. 127.0.0.1:9400"
-        ) from None
+    server = Server(worker, settings.http, lambda: open_log(settings))
+    server.start()
+    logging.getLogger("streams").info("page, metrics and health on %s", server.url)
+    click.get_current_context().call_on_close(server.close)
 
 
 def _crash_hook() -> Callable[[str], None] | None:

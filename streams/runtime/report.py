@@ -14,8 +14,8 @@ import msgspec
 class OperatorReport(msgspec.Struct, frozen=True):
     """A node of the graph in all tasks of this worker together.
 
-    `rows`: given to an operator, written by a sink, read by a source (records) or written to a shuffle. `busy`: the share
-    of the last seconds that the worker's thread spent in it.
+    `rows`: given to an operator, written by a sink, read by a source (records) or written to a shuffle. `busy`: the
+    share of the last seconds that the worker's thread spent in it.
     """
 
     rows: int = 0

@@ -1,5 +1,5 @@
-"""What a worker tells of itself, after each commit: metrics for Prometheus, a status for the terminal, and a report that
-other threads may read."""
+"""What a worker tells of itself, after each commit: metrics for Prometheus, a status for the terminal, a report for
+other threads."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
