@@ -175,7 +175,7 @@ class Reporter:
             states[task.state.value] = states.get(task.state.value, 0) + 1
         for state in State:
             m.tasks.labels(state.value).set(states.get(state.value, 0))
-        reports = [_report(task, reader, now) for task in tasks]
+        reports = [report_of(task, reader, now) for task in tasks]
         running = [r for r in reports if r.state == State.RUNNING.value]
         for task, report in zip(tasks, reports, strict=True):
             if task.state is not State.RUNNING:
@@ -266,7 +266,7 @@ class Reporter:
                 )
 
 
-def _report(task: Task, reader: LogReader | None, now: int) -> TaskReport:
+def report_of(task: Task, reader: LogReader | None, now: int) -> TaskReport:
     """What there is to tell of a task. Runs in the worker's loop: no records, and no call that could wait."""
     running, store = task.state is State.RUNNING, task.store
     watermark = _mark(task.release.watermark) if running else None

@@ -44,7 +44,9 @@ def _head(box: Box, plan: Plan, report: WorkerReport) -> str:
     if marks:
         time = f"event time {figures.instant(min(marks))}, {figures.seconds(max(delays))} behind"
     kind = "stateful" if box.sub.stateful else "stateless"
+    width = 6.9 * max(len(f"sub-topology {box.sub.index} · {kind} · {here}"), len(time) * 0.95)
     return (
+        f'<rect class="ground" x="{box.x + 12:.0f}" y="{box.y + 6:.0f}" width="{width:.0f}" height="36"/>'
         f'<text class="title" x="{box.x + 16:.0f}" y="{box.y + 20:.0f}">sub-topology {box.sub.index}'
         f'<tspan class="faint"> · {kind} · {here}</tspan></text>'
         f'<text class="faint" x="{box.x + 16:.0f}" y="{box.y + 37:.0f}">{escape(time)}</text>'

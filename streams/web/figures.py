@@ -63,7 +63,7 @@ def seconds(value: float | None) -> str:
     """A duration: the two greatest units of it.
 
     >>> seconds(0.0123), seconds(2.34), seconds(75), seconds(200_000), seconds(2.6e8), seconds(None)
-    ('12 ms', '2.3 s', '1 min 15 s', '2 d 7 h', '8 y 88 d', '-')
+    ('12 ms', '2.3 s', '1 min 15 s', '2 d 7 h', '8 y 89 d', '-')
     """
     if value is None:
         return NONE
@@ -107,8 +107,10 @@ def clock(milliseconds: int) -> str:
 def share(value: float) -> str:
     """A part of a whole.
 
-    >>> share(0.314), share(0.004), share(0)
-    ('31 %', '0.4 %', '0 %')
+    >>> share(0.314), share(0.004), share(0.0001), share(0)
+    ('31 %', '0.4 %', '<0.1 %', '0 %')
     """
     percent = min(value, 1.0) * 100
+    if 0 < percent < 0.05:
+        return "<0.1 %"
     return f"{percent:.1f} %" if 0 < percent < 1 else f"{percent:.0f} %"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from streams.core.stream import Node
 from streams.core.topology import SubTopology, Topology
 
-NODE_WIDTH, NODE_HEIGHT = 184, 64
+NODE_WIDTH, NODE_HEIGHT = 184, 68
 _GAP = 62  # between layers: room for the edges
 _SPACE = 20  # between the nodes of a layer
 _BEND = 16  # the height that a passing edge takes

@@ -77,14 +77,16 @@ class Page:
         )
 
     def _trouble(self, status: Status) -> str:
+        """What is wrong, first of all. The frame is always there: the page's script compares children by place."""
+        told = ""
         if not status.health.ok:
             calls = "".join(f"<li><code>{escape(call)}</code></li>" for call in status.health.calls)
             where = f"<p>Its thread is in, innermost first:</p><ol>{calls}</ol>" if calls else ""
             reason = f"<p>{escape(status.health.reason)}.</p>"
-            return f'<section class="trouble"><h2>The worker stands still</h2>{reason}{where}</section>'
-        if not status.ready.ok:
-            return f'<section class="waiting"><h2>Not ready yet</h2><p>{escape(status.ready.reason)}.</p></section>'
-        return ""
+            told = f'<section class="trouble"><h2>The worker stands still</h2>{reason}{where}</section>'
+        elif not status.ready.ok:
+            told = f'<section class="waiting"><h2>Not ready yet</h2><p>{escape(status.ready.reason)}.</p></section>'
+        return f'<div id="trouble">{told}</div>'
 
     def _figures(self, status: Status) -> str:
         w = status.worker
@@ -231,7 +233,7 @@ class Page:
     def _aborts(self, status: Status) -> str:
         rows = [(figures.clock(a.at), a.reason, a.error) for a in reversed(status.worker.last_aborts)]
         if not rows:
-            return ""
+            return _section("Aborted commits", "aborts", '<p class="faint">None since this worker has started.</p>')
         note = '<p class="faint">Nothing is lost by an abort: what was open is read and done again.</p>'
         return _section(
             "Aborted commits", "aborts", note + table("Aborts", ("At (UTC)", "Reason", "Error"), rows, numbers=9)

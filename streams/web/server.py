@@ -6,6 +6,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from ipaddress import ip_address
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -96,6 +97,7 @@ class Server:
         self._page = Page(plan.topology, plan, worker.settings.commit_interval / 1000)
         self._settings, self._version = redacted(worker.settings), program_version()
         self._topology = msgspec.json.encode(topology_document(plan.topology, plan))
+        self._log_name = worker.log.name.removeprefix(f"{Path.cwd()}/")  # a file near by: its short name
         self._clock = SystemClock()
         self._listening: Future[int] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -221,7 +223,7 @@ class Server:
         return Status(
             self._worker.plan.app,
             slot,
-            self._worker.log.name,
+            self._log_name,
             self._version,
             self._clock.now(),
             living,
