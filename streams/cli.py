@@ -1,5 +1,6 @@
 """The command line: `streams run`, `streams topology`, `streams tasks`, `streams topics`, `streams settings`, ..."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from streams.completion_cli import complete_program, completion
 from streams.core.errors import StreamsError
 from streams.dlq_cli import dlq
 from streams.programs import find as find
-from streams.settings import load
+from streams.settings import Settings, load
 from streams.settings_cli import log_options, settings, worker_options
 from streams.terminal import logs
 from streams.terminal.display import choose
@@ -105,7 +106,7 @@ def run(
                 fix="choose with --state-dir a directory that this user may write to, with space left",
             ) from None
         if settings.http:
-            _serve(worker.metrics, settings.http)
+            _serve(worker, settings)
         with display:
             work(worker, display, parent)
     finally:
@@ -159,16 +160,15 @@ def tasks(program: str, file: Path | None, **options: Any) -> None:
         log.close()
 
 
-def _serve(metrics: Any, address: str) -> None:
-    from prometheus_client import start_http_server
+def _serve(worker: Any, settings: Settings) -> None:
+    """The worker's metrics, health and page, until the command ends."""
+    from streams.app import open_log
+    from streams.web.server import Server
 
-    host, _, port = address.rpartition(":")
-    try:
-        start_http_server(int(port), host or "127.0.0.1", registry=metrics.registry)
-    except (OSError, ValueError, OverflowError) as error:  # OverflowError: a port above 65535
-        raise StreamsError(
-            f"cannot serve on {address!r}: {error}", where="--http", fix="give a free HOST:PORT, e.g. 127.0.0.1:9400"
-        ) from None
+    server = Server(worker, settings.http, lambda: open_log(settings))
+    server.start()
+    logging.getLogger("streams").info("page, metrics and health on %s", server.url)
+    click.get_current_context().call_on_close(server.close)
 
 
 def _crash_hook() -> Callable[[str], None] | None:

@@ -78,7 +78,7 @@ class Settings:
     snapshots_kept: int = _setting(3, "count", "How many snapshots of a task are kept.", 1)
     upload_bytes: int = _setting(0, "size", "Bytes a second that snapshots may take of the network. 0: no limit.", 0)
     partitions: int = _setting(4, "count", "Partitions of topics that are made, where no input topic tells.", 1)
-    http: str = _setting("", "address", "Serve metrics on HOST:PORT. Empty: off.")
+    http: str = _setting("", "address", "Serve a page, metrics and health on [HOST:]PORT. Empty: off.")
     kafka: Mapping[str, str] = _table("Settings of librdkafka: security.protocol, sasl.*, ssl.* and so on.")
 
     def __post_init__(self) -> None:

@@ -267,7 +267,8 @@ def _state(task: Task, plan: Plan, letter: DeadLetter, operator: str) -> str:
 
 def _finish(task: Task, outcome: Outcome) -> None:
     task.drain(0.0)
-    outcome.causes = task.chain.letters.causes()
+    letters = task.chain.letters
+    outcome.causes = [(operator, cause) for _, cause, operator in letters.last(letters.count)]
     counts = task.chain.counts
     outcome.rows, outcome.late = dict(counts.rows), dict(counts.late)
     if task.store is not None:

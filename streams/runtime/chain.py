@@ -26,6 +26,8 @@ class Counts:
     dropped: dict[tuple[str, str], int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    exits: dict[str, int] = field(default_factory=dict)
+    """Rows that left through sinks and shuffles."""
 
 
 @dataclass
@@ -181,6 +183,7 @@ class Chain:
         for node in self._exits:
             for edge in node.inputs:
                 for batch in outbox.get((edge.node, edge.side), ()):
+                    self.counts.exits[node.id] = self.counts.exits.get(node.id, 0) + batch.count
                     self._emit(node, batch)
 
     def _run_operator(

@@ -1,7 +1,9 @@
 """Dead letters: bad records on their way to the dead-letter topic, inside the commit."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from streams.core.batch import Letter
 from streams.core.record import Headers, Produced
@@ -33,9 +35,13 @@ class DeadLetters:
     def count(self) -> int:
         return len(self._found)
 
-    def causes(self) -> list[tuple[str, str]]:
-        """(operator, cause) of each letter."""
-        return [(operator, cause) for _, cause, operator in self._found.values()]
+    def by_operator(self) -> Counter[str]:
+        """How many letters each operator has made."""
+        return Counter(operator for _, _, operator in self._found.values())
+
+    def last(self, most: int) -> list[tuple[Letter, str, str]]:
+        """The last few, oldest first: letter, cause, operator."""
+        return list(islice(reversed(self._found.values()), most))[::-1]
 
     def firsts(self) -> dict[str, str]:
         """By operator: its first letter as a text, which record and why.

@@ -80,6 +80,7 @@ class Task:
         self.oldest: int | None = None
         self.restore_seconds = 0.0
         self.restored_entries = 0
+        self.restored_from = 0
         self.records_in: dict[str, int] = {}
         self.inputs: list[TaskInput] = []
         self.partitions: list[TopicPartition] = []
@@ -184,6 +185,7 @@ class Task:
             self._say(f"local state is not usable (at {mark.sequence}); it is made anew")
             self.store = self._new_store()
         yield from self._download(topic_id, start)
+        self.restored_from = self.store.mark.sequence
         end = log.ends([self._changelog])[self._changelog]
         if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
             try:

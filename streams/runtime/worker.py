@@ -51,6 +51,7 @@ class Worker:
         self._clock = clock if clock is not None else SystemClock()
         self._reporter = Reporter(self.metrics, tools, self._clock)
         self.status = self._reporter.status
+        self._pulse = self._reporter.pulse
         self._hook: Hook = hook if hook is not None else lambda step: None
         self._wait = wait
         self._snapshots = snapshots
@@ -91,9 +92,16 @@ class Worker:
     def start(self) -> None:
         """Join the group and fence earlier holders of the slot."""
         slot = self.settings.slot
+        self._pulse.beat("joining the group")
         self._group = self.log.group(self.plan.app, slot, len(self.plan.tasks))
         self._reader = self.log.reader()
         self._writer = self.log.writer(self.plan.app, slot, self._group)
+        self._reporter.joined()
+
+    @property
+    def reporter(self) -> Reporter:
+        """Counts, and what other threads may read of this worker."""
+        return self._reporter
 
     @property
     def busy(self) -> bool:
@@ -112,8 +120,10 @@ class Worker:
 
     def turn(self) -> None:
         """One round of the loop."""
+        self._pulse.beat("taking tasks")
         try:
             self._poll_group()
+            self._pulse.doing = "restoring" if self._restoring else "reading and processing"
             self._restore()
             self._was_busy = self._read()
             now = self._clock.monotonic()
@@ -288,6 +298,7 @@ class Worker:
         """
         assert self._writer is not None
         releasing = release or []
+        self._pulse.doing = "committing"
         started = self._clock.monotonic()
         touched = [t for t in self._running() if t.touched]
         if not touched and not releasing:
@@ -402,8 +413,7 @@ class Worker:
 
     def _abort(self, reason: str, error: Exception) -> None:
         """Drop everything open, get a new writer, and let every lease be taken anew."""
-        self.metrics.aborts.labels(reason).inc()
-        self.status.aborts += 1
+        self._reporter.aborted(reason, error)
         self.tools.note(f"aborted ({reason}): {str(error).splitlines()[0]}; taking the leases anew")
         for number in list(self._tasks):
             self._drop(number)
@@ -421,6 +431,7 @@ class Worker:
     def _pause(self, seconds: float) -> None:
         end = self._clock.monotonic() + seconds
         while self._clock.monotonic() < end and not self._stopping:
+            self._pulse.beat("waiting before another try, after an error of the log")
             self._clock.sleep(0.05)
 
     def _renew_writer(self) -> None:
@@ -456,6 +467,7 @@ class Worker:
     def leave(self) -> None:
         """Commit, give the leases back, leave the group."""
         assert self._group is not None
+        self._pulse.beat("committing for the last time, and leaving")
         try:
             self._commit(release=list(self._tasks))
         except LogError as error:
