@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from streams.core import stream as build
 from streams.core.errors import BuildError
+from streams.core.failures import Policy, checked
 from streams.core.schema import Schema
 from streams.core.stream import Graph, Sink, Stream
 from streams.core.topology import Topology, cut
@@ -27,6 +28,10 @@ class App:
     The name is the application's identity on the log: its leases, changelogs and shuffles carry it. `dead_letters` is
     the topic for bad records, by default `<name>-dead`.
 
+    `on_error`: what becomes of a row on which a function of yours fails (MapRows, FlatMap, MapFrame, Keyed), where the
+    operator does not say: "dead-letter", "stop" (the worker ends with an error, and the row is processed again at the
+    next start), "retry", or `Retry(times=3, pause="100ms", then="stop")`.
+
     >>> from streams import App, EventTime, Schema, col
     >>> from operators import Filter
     >>> class Payment(Schema):
@@ -42,12 +47,12 @@ class App:
     [Payment(card_id='c1', at=1, amount=500)]
     """
 
-    def __init__(self, name: str, *, dead_letters: str | None = None) -> None:
+    def __init__(self, name: str, *, dead_letters: str | None = None, on_error: Policy = "dead-letter") -> None:
         if not name or not all(c.isalnum() or c in "-_." for c in name):
             raise BuildError(f"{name!r} is not a name for an app", fix="use letters, digits, '-', '_' and '.'")
         self.name = name
         self.dead_letters = dead_letters or f"{name}-dead"
-        self.graph = Graph()
+        self.graph = Graph(on_error=checked(on_error, f"App({name!r})"))
 
     def source(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, Self
 
 from streams.core.batch import Batch
+from streams.core.failures import Failures, Policy
 from streams.core.schema import StreamType
 from streams.core.store import KeyValueStore, StoreSpec
 
@@ -37,6 +38,10 @@ class Context(Protocol):
     @property
     def cache_rows(self) -> int:
         """How many rows of state the operator may keep in memory between commits."""
+        ...
+
+    def failures(self, policy: Policy | None) -> Failures:
+        """What becomes of rows on which a user's function fails; None: as the app says."""
         ...
 
     def store(self, name: str) -> KeyValueStore:

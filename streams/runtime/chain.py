@@ -1,12 +1,14 @@
 """The operators of one task, run in an order in which inputs come first."""
 
 import copy
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
 from streams.core.batch import Batch
 from streams.core.errors import OperatorError, StreamsError
+from streams.core.failures import Failures, Policy
 from streams.core.operator import Operator
 from streams.core.schema import StreamType
 from streams.core.store import KeyValueStore
@@ -41,7 +43,12 @@ class NodeContext:
     open_store: OpenStore
     letters: DeadLetters
     counts: Counts
+    on_error: Policy = "dead-letter"
+    sleep: Callable[[float], None] = time.sleep
     side: dict[str, list[Batch]] = field(default_factory=dict)
+
+    def failures(self, policy: Policy | None) -> Failures:
+        return Failures(self.on_error if policy is None else policy, self.sleep, self.operator_id)
 
     def store(self, name: str) -> KeyValueStore:
         return self.open_store(f"{self.operator_id}/{name}", True)
@@ -89,6 +96,8 @@ class Chain:
         cache_rows: int,
         open_store: OpenStore,
         emit: Emit,
+        on_error: Policy = "dead-letter",
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.letters = DeadLetters()
         self.counts = Counts()
@@ -113,6 +122,8 @@ class Chain:
                 lambda name, _, caching=caching: open_store(name, caching[name]),  # type: ignore[misc]
                 self.letters,
                 self.counts,
+                on_error,
+                sleep,
             )
             self._steps.append(_Step(node, operator, context))
         for step in self._steps:

@@ -271,6 +271,8 @@ class Task:
             cache_rows=max(1000, self._tools.settings.cache_bytes // 256),
             open_store=self._open_map,
             emit=self._emit,
+            on_error=plan.topology.graph.on_error,
+            sleep=self._tools.clock.sleep,
         )
 
     def _open_map(self, name: str, cache: bool) -> KeyValueStore:
