@@ -146,8 +146,10 @@ def make_worker(
 ) -> "Worker":
     """A worker for an app on an opened log."""
     from streams.core.clock import SystemClock
+    from streams.metrics import Metrics
     from streams.runtime.plan import prepare
     from streams.runtime.task import Tools
+    from streams.runtime.watchdog import Watchdog
     from streams.runtime.worker import Worker
     from streams.state.rocksdb import RocksStore
 
@@ -184,4 +186,6 @@ def make_worker(
         download=snapshots.restore if snapshots is not None else None,
         location=snapshots.token if snapshots is not None else "",
     )
-    return Worker(tools, hook=hook, clock=clock, wait=wait, snapshots=snapshots)
+    metrics = Metrics()
+    watchdog = Watchdog(settings.watchdog / 1000, metrics, tools.place, exit_after=settings.watchdog_exit / 1000)
+    return Worker(tools, metrics=metrics, hook=hook, clock=clock, wait=wait, snapshots=snapshots, watchdog=watchdog)

@@ -38,6 +38,8 @@ class Settings:
     snapshot_interval: int = 60_000
     snapshots_kept: int = 3
     upload_bytes: int = 0
+    watchdog: int = 60_000
+    watchdog_exit: int = 0
     partitions: int = 4
     http: str = ""
     kafka: Mapping[str, str] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class Settings:
         return f"Settings({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
-_DURATIONS = {"commit_interval", "snapshot_interval"}
+_DURATIONS = {"commit_interval", "snapshot_interval", "watchdog", "watchdog_exit"}
 _LEAST = {"commit_interval": 1, "poll_records": 1, "partitions": 1, "open_records": 1, "cache_bytes": 0}
 
 

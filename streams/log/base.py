@@ -146,6 +146,11 @@ class Group(ABC):
         """Leave at once, so that others need not wait for a timeout."""
 
     @property
+    def patience(self) -> float:
+        """Seconds for which a living member may not poll before its tasks are given to others."""
+        return float("inf")
+
+    @property
     @abstractmethod
     def members(self) -> int:
         """Living members, as far as known (at least 1)."""

@@ -113,6 +113,10 @@ class EmbeddedGroup(Group):
                 self._remove(token)
 
     @property
+    def patience(self) -> float:
+        return self._session / 1000
+
+    @property
     def members(self) -> int:
         return self._members
 

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -151,6 +152,13 @@ class Connection:
             if value and (len(value) > 3 or SECRET.search(name)):
                 text = text.replace(value, "***")
         return text
+
+    @property
+    def max_poll_ms(self) -> int:
+        """How long a member may not poll: librdkafka's setting where the user has given it."""
+        with suppress(ValueError):
+            return int(self.settings.get("max.poll.interval.ms", self.timeouts.max_poll_ms))
+        return self.timeouts.max_poll_ms
 
     # ---- the kinds of clients
 

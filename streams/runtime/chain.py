@@ -15,6 +15,7 @@ from streams.core.store import KeyValueStore
 from streams.core.stream import Edge, Node
 from streams.core.time import NEVER
 from streams.runtime.letters import DeadLetters
+from streams.runtime.watchdog import Place
 
 OpenStore = Callable[[str, bool], KeyValueStore]
 Emit = Callable[[Node, Batch], None]
@@ -98,7 +99,10 @@ class Chain:
         emit: Emit,
         on_error: Policy = "dead-letter",
         sleep: Callable[[float], None] = time.sleep,
+        place: Place | None = None,
+        task: str = "",
     ) -> None:
+        self._place, self._task = place if place is not None else Place(), task
         self.letters = DeadLetters()
         self.counts = Counts()
         self._emit = emit
@@ -154,6 +158,7 @@ class Chain:
 
     def _run(self, inputs: Mapping[str, Batch], watermark: int | None, drain: bool) -> None:
         outbox: dict[tuple[str, str], list[Batch]] = {}
+        place = self._place
         for step in self._steps:
             node = step.node
             if step.operator is None:
@@ -163,6 +168,7 @@ class Chain:
                     step.watermark = watermark
                 continue
             started = perf_counter()
+            place.task, place.operator = self._task, node.id
             made = self._run_operator(step, outbox, watermark, drain)
             assert step.context is not None
             if made:
@@ -171,6 +177,7 @@ class Chain:
                 outbox[node.id, side] = batches
             step.context.side = {}
             spent = perf_counter() - started
+            place.took(spent)
             self.counts.seconds[node.id] = self.counts.seconds.get(node.id, 0.0) + spent
         for node in self._exits:
             for edge in node.inputs:

@@ -10,7 +10,7 @@ inputs yet. After an abort a task is closed and a new one is opened: nothing unc
 import base64
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from time import perf_counter
@@ -32,6 +32,7 @@ from streams.runtime.inputs import TaskInput
 from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition
 from streams.runtime.release import Release
+from streams.runtime.watchdog import Place
 from streams.settings import Settings
 from streams.state.base import Change, Mark, StateStore
 from streams.state.changelog import Replay, encode
@@ -64,6 +65,8 @@ class Tools:
     """Brings the newest snapshot that fits into a directory; None without a checkpoint location."""
     location: str = ""
     """The token of the checkpoint location."""
+    place: Place = field(default_factory=Place)
+    """Which operator runs now."""
 
 
 class Task:
@@ -273,6 +276,8 @@ class Task:
             emit=self._emit,
             on_error=plan.topology.graph.on_error,
             sleep=self._tools.clock.sleep,
+            place=self._tools.place,
+            task=str(self.id),
         )
 
     def _open_map(self, name: str, cache: bool) -> KeyValueStore:
