@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
+from operators.entries import TimerEntries, ValueEntries
 from operators.keyed_calls import Calls, KeyedContext, Port
 from operators.row_types import RowReader, RowWriter, row_class
 from operators.values import Cell, Value
 from streams.core.batch import Batch
+from streams.core.entries import Entries
 from streams.core.errors import UnknownColumn, WrongType
 from streams.core.failures import Policy, checked
 from streams.core.operator import Context, Operator
@@ -172,6 +174,9 @@ class Keyed(Operator, Generic[In, Out]):
         if self._takes is None or len(inputs) > 1:
             return set(type_.columns)
         return set(self._takes.__struct_fields__) | set(type_.key)
+
+    def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
+        return ValueEntries(inputs[0], self._values) if store == "values" else TimerEntries(inputs[0])
 
     # ---- while a task runs
 

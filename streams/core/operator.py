@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, Self
 
 from streams.core.batch import Batch
+from streams.core.entries import Entries
 from streams.core.failures import Failures, Policy
 from streams.core.schema import StreamType
 from streams.core.store import KeyValueStore, StoreSpec
@@ -125,6 +126,10 @@ class Operator(ABC):
     def hold(self) -> int:
         """How far, in milliseconds, outputs may lie behind the input's watermark."""
         return 0
+
+    def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
+        """How the entries of a store read, for `streams state`. By default as text, MessagePack or hex."""
+        return Entries()
 
     # ---- while a task runs
 
