@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.care_cli import reset, verify
 from streams.core.errors import StreamsError
 from streams.core.schema import nearest
 from streams.settings import Settings, load
@@ -223,7 +224,8 @@ def _crash_hook() -> Callable[[str], None] | None:
 def assembled() -> click.Group:
     """The whole command line. Packages add commands through the entry points `streams.commands`."""
     cli.add_command(topics)
-    cli.add_command(state)
+    for command in (state, reset, verify):
+        cli.add_command(command)
     for point in entry_points(group="streams.commands"):
         cli.add_command(point.load(), point.name)
     return cli
