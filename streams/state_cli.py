@@ -209,7 +209,9 @@ class Looking:
         if not stores:
             slots = sorted({s.slot for s in local_stores(root, self.app.name)})
             raise StateError(
-                f"no state of {self.app.name}" + (f", slot {self._slot}" if self._slot else ""),
+                f"no state of {self.app.name}"
+                + (f", slot {self._slot}" if self._slot else "")
+                + (f", task {', '.join(self._tasks)}" if self._tasks else ""),
                 where=str(root.absolute()),
                 fix=f"slots that have state there: {', '.join(slots)}"
                 if slots

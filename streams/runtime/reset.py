@@ -68,8 +68,8 @@ def await_the_end(log: Log, app: str, seconds: float) -> None:
             raise LogError(
                 f"{app} is working: {', '.join(members)}",
                 where=log.name,
-                fix="stop its workers first (they end at Ctrl-C or SIGTERM); one that was killed counts until its session "
-                "has timed out",
+                fix="stop its workers first (they end at Ctrl-C or SIGTERM); one that was killed counts until its "
+                "session has timed out",
             )
         time.sleep(min(_LOOK, max(0.0, deadline - time.monotonic())))
 

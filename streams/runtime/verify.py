@@ -149,7 +149,7 @@ class Verification:
                 yield Finding(
                     where,
                     f"{partition.topic}: the group's position is {committed.offset}, the changelog's {inside.offset}",
-                    "the changelog's is what a worker goes by; somebody has moved the group's offsets with another tool: "
+                    "a worker goes by the changelog's; somebody has moved the group's offsets with another tool: "
                     "the next commit writes them anew",
                 )
 
