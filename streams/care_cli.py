@@ -69,13 +69,18 @@ def reset(
 
 
 def _tell(plan: "Plan", found: Any, location: Any, settings: Settings) -> None:
+    from streams.runtime import reset as care
+
     slots = sorted({lease.slot for lease in found.leases.values()})
     click.echo(f"{plan.app} would be reset:")
     if slots:
         click.echo(f"  fence       slots {', '.join(slots)}")
-    click.echo(f"  forget      {len(found.leases)} leases, {found.positions} committed positions")
+    click.echo(
+        f"  forget      {care.counted(len(found.leases), 'lease')}, "
+        f"{care.counted(found.positions, 'committed position')}"
+    )
     for topic in found.topics:
-        click.echo(f"  delete      topic {topic} ({plan.topics[topic].partitions} partitions)")
+        click.echo(f"  delete      topic {topic} ({care.counted(plan.topics[topic].partitions, 'partition')})")
     for store in found.stores:
         click.echo(f"  delete      {store.directory}")
     if found.snapshots:

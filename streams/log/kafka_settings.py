@@ -3,7 +3,6 @@
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -40,6 +39,7 @@ OURS = frozenset(
         "transactional.id",
     }
 )
+_OF_MEMBERS = "max.poll.interval.ms"  # a reader of partitions that it is told may be silent as long as it likes
 SECRET = re.compile("password|passphrase|secret|key|token|username|principal|oauthbearer|jaas|pem", re.IGNORECASE)
 # A fatal error is raised wherever callbacks are served; if one of them runs then, it ends in a SystemError instead.
 RAISED = (KafkaException, SystemError)
@@ -136,8 +136,9 @@ class Connection:
             "socket.nagle.disable": True,
             "reconnect.backoff.max.ms": 1_000,
         }
+        given = {name: value for name, value in self.settings.items() if name != _OF_MEMBERS}
         try:
-            return kind({**common, **ours, **self.settings})
+            return kind({**common, **ours, **given})
         except (KafkaException, TypeError, ValueError) as error:
             reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
             raise SettingsError(
@@ -156,9 +157,13 @@ class Connection:
     @property
     def max_poll_ms(self) -> int:
         """How long a member may not poll: librdkafka's setting where the user has given it."""
-        with suppress(ValueError):
-            return int(self.settings.get("max.poll.interval.ms", self.timeouts.max_poll_ms))
-        return self.timeouts.max_poll_ms
+        given = self.settings.get(_OF_MEMBERS, self.timeouts.max_poll_ms)
+        try:
+            return int(given)
+        except ValueError:
+            raise SettingsError(
+                f"{_OF_MEMBERS} = {given!r} is no number of milliseconds", where=f"Kafka at {self.brokers}"
+            ) from None
 
     # ---- the kinds of clients
 
@@ -224,7 +229,7 @@ class Connection:
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": self.timeouts.session_ms,
             "heartbeat.interval.ms": self.timeouts.heartbeat_ms,
-            "max.poll.interval.ms": self.timeouts.max_poll_ms,
+            _OF_MEMBERS: self.max_poll_ms,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",

@@ -103,7 +103,7 @@ def reset(
         say(f"fenced slot {slot}")
     # 3. Forget.
     log.forget(plan.app)
-    say(f"forgot {len(found.leases)} leases and {found.positions} positions")
+    say(f"forgot {counted(len(found.leases), 'lease')} and {counted(found.positions, 'committed position')}")
     # 4. Topics.
     log.delete(found.topics)
     for topic in found.topics:
@@ -116,6 +116,14 @@ def reset(
     if location is not None and found.snapshots:
         location.delete([key for key, _ in found.snapshots])
         say(f"deleted {len(found.snapshots)} objects from {location.url}")
+
+
+def counted(number: int, thing: str) -> str:
+    """
+    >>> counted(1, "lease"), counted(2000, "lease")
+    ('1 lease', '2,000 leases')
+    """
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def sources_of(plan: Plan) -> Sequence[tuple[str, str]]:
