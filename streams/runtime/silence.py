@@ -37,9 +37,11 @@ class Silences:
 
     def hint(self, now: float, patience: float, settings: Settings) -> str:
         """What a lost membership has to do with the silence; "" if nothing. Said once for each silence."""
+        self.before(now)  # the loss may show in the commit after the batch that took too long
         if self._longest < patience or now - self._at > _REMEMBERED:
             return ""
         silent, who, self._longest = self._longest, self._who, 0.0
+        self._polled = None
         fix = f"make poll_records smaller (it is {settings.poll_records:,})"
         if settings.brokers:
             fix += ', or give Kafka\'s "max.poll.interval.ms" in the table [kafka] of the settings a larger value'
