@@ -14,6 +14,7 @@ from operators.running import Running
 from operators.stateless import Filter, Select, WithColumns
 from operators.values import Cell, Value
 from operators.windows import Tumbling, tumbling
+from streams.core.failures import Retry
 
 __all__ = [
     "GREATEST",
@@ -31,6 +32,7 @@ __all__ = [
     "MapFrame",
     "MapRows",
     "Part",
+    "Retry",
     "Running",
     "Select",
     "Tumbling",

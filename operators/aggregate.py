@@ -8,10 +8,12 @@ import polars as pl
 
 from operators.aggregation import Aggregation, Rows
 from operators.aggregators import Aggregator
+from operators.entries import WindowEntries
 from operators.stored_keys import StoredKeys, instant_bytes
 from operators.window_store import WindowStore
 from operators.windows import Tumbling
 from streams.core.batch import TIME, WATERMARK, Batch
+from streams.core.entries import Entries
 from streams.core.errors import WrongType
 from streams.core.operator import Context, Operator
 from streams.core.schema import INT64, Field, StreamType
@@ -111,6 +113,9 @@ class Window(Operator):
         made = Aggregation(inputs[0], self.aggregations, self.id or "Window")
         late = {n for n in wanted if n in inputs[0].fields or n.startswith("$")}  # the side output's
         return made.needs() | set(inputs[0].key) | late
+
+    def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
+        return WindowEntries(inputs[0], Aggregation(inputs[0], self.aggregations, self.id or "Window"))
 
     def hold(self) -> int:
         """Rows come at the commit: until then event time stands still behind the window, where it was at the last

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import polars as pl
 from polars.exceptions import ColumnNotFoundError, PolarsError, SchemaError, ShapeError
 
-from streams.core.batch import HIDDEN, METADATA, TIME, WATERMARK, Batch
+from streams.core.batch import HIDDEN, METADATA, ROW, TIME, WATERMARK, Batch
 from streams.core.errors import UnknownColumn, WrongType
-from streams.core.failures import report
 from streams.core.operator import Context
 from streams.core.schema import INT64, Field, StreamType, nearest
+from streams.core.watching import report
 
 _ACROSS = (
     "it looks across rows (an aggregate, a shift, a sort ...), and where a stream is cut into batches would show",
@@ -213,6 +213,14 @@ def cause(context: Context, error: BaseException) -> str:
     """A dead letter's cause: `operator-id: ExceptionType: text`. Whoever watches is told of the exception itself."""
     report(context.operator_id, error)
     return f"{context.operator_id}: {type(error).__name__}: {_text(error) if isinstance(error, PolarsError) else error}"
+
+
+def place(batch: Batch, row: int) -> str:
+    """Which record a row comes from, for a message."""
+    if batch.origin is None or ROW not in batch.frame.columns:
+        return "a row that comes from no record"
+    letter = batch.origin.letter(int(batch.frame[ROW][row]))
+    return f"record {letter.offset} of {letter.topic}/{letter.partition}"
 
 
 def guarded(batch: Batch, compute: Callable[[pl.DataFrame], pl.DataFrame], context: Context) -> pl.DataFrame:

@@ -9,12 +9,14 @@ import numpy as np
 import polars as pl
 
 from operators.expressions import cause
+from operators.expressions import place as place_of
 from operators.order import Joined, join_origins, order, turns
 from operators.row_types import RowReader, RowWriter
 from operators.stored_keys import StoredKeys
 from operators.timers import EXPIRY, USER, TimerQueue
 from operators.values import Cell, KeyedValues, Value, check_instant
 from streams.core.batch import ROW, TIME, WATERMARK, Batch, Letter, Origin
+from streams.core.failures import Failures
 from streams.core.operator import Context
 from streams.core.schema import Schema, StreamType
 from streams.core.store import DictStore, KeyValueStore
@@ -89,7 +91,9 @@ class Calls:
         stores: Mapping[str, KeyValueStore],
         writer: RowWriter,
         output_key: tuple[str, ...],
+        failures: Failures,
     ) -> None:
+        self._failures = failures
         self._context, self._ports, self._on_timer, self._writer = context, ports, on_timer, writer
         self.keys = StoredKeys(ports[0].type)
         self._port_keys = [StoredKeys(p.type) for p in ports]
@@ -142,7 +146,7 @@ class Calls:
             self._key = key
             enter(key, time)
             told._enter(key, time, marks[i][at])
-            text = call(handlers[i], rows[i][at], time, marks[i][at], i, at)
+            text = call(handlers[i], rows[i][at], time, marks[i][at], i, at, batches[i][1])
             if text is not None:
                 failed[i][0].append(at)
                 failed[i][1].append(text)
@@ -168,19 +172,36 @@ class Calls:
 
     # ---- one call
 
-    def _call(self, handler: Callable[..., Any], what: Any, time: int, mark: int, batch: int, place: int) -> str | None:
+    def _call(
+        self,
+        handler: Callable[..., Any],
+        what: Any,
+        time: int,
+        mark: int,
+        batch: int,
+        place: int,
+        rows: Batch | None = None,
+    ) -> str | None:
         """Call the user's function; all of its effects, or none and the cause."""
-        count = len(self._out)
-        try:
-            made = handler(what, self._told)
-            if made is not None:
-                for one in (made,) if isinstance(made, Schema) else made:
-                    self._output(one, time, mark, batch, place)
-        except Exception as error:
-            self._values.undo()
-            self._wishes.clear()
-            del self._out[count:], self._times[count:], self._marks[count:], self._from[count:]
-            return cause(self._context, error)
+        count, attempt = len(self._out), 0
+        while True:
+            try:
+                made = handler(what, self._told)
+                if made is not None:
+                    for one in (made,) if isinstance(made, Schema) else made:
+                        self._output(one, time, mark, batch, place)
+                break
+            except Exception as error:
+                self._values.undo()
+                self._wishes.clear()
+                del self._out[count:], self._times[count:], self._marks[count:], self._from[count:]
+                if self._failures.again(attempt):
+                    attempt += 1
+                    continue
+                text = cause(self._context, error)
+                about = place_of(rows, place) if rows is not None else f"timer at {time} of key {self._told.key!r}"
+                self._failures.give_up(text, about, error)
+                return text
         self._values.keep()
         if self._wishes:
             assert self._timers is not None

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
+from operators.entries import TimerEntries, ValueEntries
 from operators.keyed_calls import Calls, KeyedContext, Port
 from operators.row_types import RowReader, RowWriter, row_class
 from operators.values import Cell, Value
 from streams.core.batch import Batch
+from streams.core.entries import Entries
 from streams.core.errors import UnknownColumn, WrongType
+from streams.core.failures import Policy, checked
 from streams.core.operator import Context, Operator
 from streams.core.schema import Schema, StreamType, describe, nearest
 from streams.core.store import StoreSpec
@@ -45,6 +48,8 @@ class Keyed(Operator, Generic[In, Out]):
       equal times the earlier port first.
     - `key`: the output's columns that hold the input's key unchanged, so that the output has a key. By default it has
       none.
+    - `on_error`: what becomes of a row or timer on which a method raises: "dead-letter", "stop", "retry" or
+      `Retry(...)`; by default as the app says. (Where an input is called "error", `on_error` is its method.)
     - values: see `Value`.
 
     Event time of an output is that of its schema's `EventTime` field if it has one, else of the row or timer it comes
@@ -91,6 +96,7 @@ class Keyed(Operator, Generic[In, Out]):
     returns: ClassVar[type[Schema] | None] = None
     inputs: ClassVar[Sequence[str]] = ()
     key: ClassVar[str | Sequence[str]] = ()
+    on_error: ClassVar[Any] = None
     ordered = True
 
     _takes: ClassVar[type[Schema] | None] = None
@@ -132,6 +138,8 @@ class Keyed(Operator, Generic[In, Out]):
 
     def bind(self, *inputs: StreamType) -> StreamType:
         where = self.id or type(self).__name__
+        if self._policy() is not None:
+            checked(self._policy(), where)
         if self.returns is None:
             raise WrongType(
                 "what does the class give?", where=where, fix="write class Mine(Keyed[In, Out]), or returns = MySchema"
@@ -167,6 +175,9 @@ class Keyed(Operator, Generic[In, Out]):
             return set(type_.columns)
         return set(self._takes.__struct_fields__) | set(type_.key)
 
+    def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
+        return ValueEntries(inputs[0], self._values) if store == "values" else TimerEntries(inputs[0])
+
     # ---- while a task runs
 
     def open(self, context: Context) -> None:
@@ -180,7 +191,10 @@ class Keyed(Operator, Generic[In, Out]):
             ports.append(Port(type_, reader, getattr(self, self._handlers[number])))
         stores = {s.name: context.store(s.name) for s in self.stores}
         on_timer: Callable[..., Any] | None = self.on_timer if type(self).on_timer is not Keyed.on_timer else None
-        self._calls = Calls(context, ports, on_timer, self._values, stores, RowWriter(self.returns), self._output_key())
+        failures = context.failures(self._policy())
+        self._calls = Calls(
+            context, ports, on_timer, self._values, stores, RowWriter(self.returns), self._output_key(), failures
+        )
         self.__dict__.update(self._calls.cells())
 
     def process(self, batch: Batch, port: int = 0) -> Batch | None:
@@ -197,6 +211,9 @@ class Keyed(Operator, Generic[In, Out]):
 
     def state_of(self, key: Sequence[Any]) -> dict[str, Any] | None:
         return self._calls.state_of(key)
+
+    def _policy(self) -> Policy | None:
+        return None if "on_error" in self._handlers else self.on_error
 
     def _output_key(self) -> tuple[str, ...]:
         return (self.key,) if isinstance(self.key, str) else tuple(self.key)

@@ -1,7 +1,8 @@
 """MapRows, FlatMap and MapFrame: a plain Python function in the stream, without state.
 
 A function that raises, or that returns what does not fit its schema, makes one dead letter of that row, with the cause
-`operator-id: ExceptionType: text`; the other rows go on.
+`operator-id: ExceptionType: text`; the other rows go on. `on_error` (else the app's) chooses another way: "stop" ends
+the worker instead, "retry" or `Retry(...)` calls a function that raises again, some times, before.
 """
 
 import inspect
@@ -11,10 +12,11 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import polars as pl
 
-from operators.expressions import carried, cause, guarded
+from operators.expressions import carried, cause, guarded, place
 from operators.row_types import FARTHEST, RowReader, RowWriter, row_class
 from streams.core.batch import TIME, Batch
 from streams.core.errors import WrongType
+from streams.core.failures import Policy, checked
 from streams.core.keys import key_bytes
 from streams.core.operator import Context, Operator
 from streams.core.schema import Field, Schema, StreamType
@@ -24,8 +26,14 @@ class _Function(Operator):
     """What operators around one user's function share."""
 
     def __init__(
-        self, function: Callable[..., Any], returns: type[Schema] | None = None, key: str | Sequence[str] = ()
+        self,
+        function: Callable[..., Any],
+        returns: type[Schema] | None = None,
+        key: str | Sequence[str] = (),
+        *,
+        on_error: Policy | None = None,
     ) -> None:
+        self.on_error = None if on_error is None else checked(on_error, type(self).__name__)
         self.function = function
         self.returns = returns
         self.key = (key,) if isinstance(key, str) else tuple(key)
@@ -53,6 +61,12 @@ class _Function(Operator):
         assert self.returns is not None
         self._writer = RowWriter(self.returns)
         self._key_of_input = context.inputs[0].key
+        self._failures = context.failures(self.on_error)
+
+    def _dead(self, batch: Batch, rows: Sequence[int], causes: Sequence[str]) -> None:
+        """Dead letters, or the worker stops."""
+        self._failures.give_up(causes[0], place(batch, rows[0]))
+        self.context.dead(batch, rows, causes)
 
     def _finish(self, batch: Batch, columns: Mapping[str, pl.Series], source: Sequence[int] | None) -> Batch | None:
         """The output: the columns, and the engine's own of the input rows that they come from (None: all, in order).
@@ -79,7 +93,7 @@ class _Function(Operator):
             return made
         wrong = np.unique(places[~same.to_numpy()])
         text = f"{self.context.operator_id}: ValueError: the function changed the key, key={self.key} says it does not"
-        self.context.dead(batch, wrong.tolist(), [text] * len(wrong))
+        self._dead(batch, wrong.tolist(), [text] * len(wrong))
         return made.filter(pl.Series(~np.isin(places, wrong)))
 
 
@@ -129,7 +143,7 @@ class MapRows(_Function):
                 source = [s for s, t in zip(source, torn.tolist(), strict=True) if not t]
         if causes:
             rows = sorted(causes)
-            self.context.dead(batch, rows, [causes[r] for r in rows])
+            self._dead(batch, rows, [causes[r] for r in rows])
         return self._finish(batch, columns, source)
 
     def _call_all(self, rows: Sequence[Any], made: list[Any], source: list[int], causes: dict[int, str]) -> None:
@@ -138,8 +152,10 @@ class MapRows(_Function):
             try:
                 one = function(row)
             except Exception as error:
-                causes[i] = cause(self.context, error)
-                continue
+                one, last = self._failures.mend(lambda row=row: function(row), error)  # type: ignore[misc]
+                if last is not None:
+                    causes[i] = cause(self.context, last)
+                    continue
             if one is not None:
                 made.append(one)
                 source.append(i)
@@ -166,8 +182,10 @@ class FlatMap(MapRows):
                 several = function(row)
                 found = list(several) if several is not None else []
             except Exception as error:
-                causes[i] = cause(self.context, error)
-                continue
+                found, last = self._failures.mend(lambda row=row: list(function(row) or ()), error)  # type: ignore[misc]
+                if last is not None:
+                    causes[i] = cause(self.context, last)
+                    continue
             made += found
             source += [i] * len(found)
 
@@ -196,7 +214,20 @@ class MapFrame(_Function):
 
     def process(self, batch: Batch, port: int = 0) -> Batch | None:
         numbered = batch.frame.select(self._columns).with_row_index("$index")
-        made = guarded(Batch(numbered, batch.origin), self._call, _Relayed(self.context, batch))
+        relayed = _Relayed(self.context, batch, self._dead)
+        try:
+            made = self._call(numbered)
+        except Exception as error:  # the whole frame again, then its halves: none of those is tried twice
+            made, last = self._failures.mend(lambda: self._call(numbered), error)
+            if last is not None:
+                first = [last]
+
+                def compute(frame: pl.DataFrame) -> pl.DataFrame:
+                    if first:
+                        raise first.pop()  # of the whole frame that is known already
+                    return self._call(frame)
+
+                made = guarded(Batch(numbered, batch.origin), compute, relayed)
         if not made.height:
             return None
         source = made["$index"].to_list()
@@ -226,11 +257,12 @@ class MapFrame(_Function):
 class _Relayed:
     """A context whose dead letters are told of the whole batch, metadata included."""
 
-    def __init__(self, context: Context, batch: Batch) -> None:
-        self._context, self._batch = context, batch
+    def __init__(self, context: Context, batch: Batch, dead: Callable[..., None]) -> None:
+        self._context, self._batch, self._dead = context, batch, dead
 
     def dead(self, batch: Batch, rows: Sequence[int], causes: Sequence[str]) -> None:
-        self._context.dead(self._batch, rows, causes)
+        if rows:
+            self._dead(self._batch, rows, causes)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)

@@ -9,9 +9,11 @@ import polars as pl
 
 from operators.aggregation import Aggregation
 from operators.aggregators import Aggregator
+from operators.entries import RunningEntries
 from operators.folds import Array, Segments
 from operators.stored_keys import SIGNATURE, StoredKeys, check_signature
 from streams.core.batch import Batch
+from streams.core.entries import Entries
 from streams.core.errors import WrongType
 from streams.core.keyed_columns import KeyedColumns
 from streams.core.operator import Context, Operator
@@ -68,6 +70,9 @@ class Running(Operator):
     def needs(self, wanted: set[str], port: int, inputs: Sequence[StreamType]) -> set[str]:
         made = Aggregation(inputs[0], self.aggregations, self.id or "Running")
         return (wanted - set(made.fields)) | made.needs() | set(inputs[0].key)
+
+    def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
+        return RunningEntries(inputs[0], Aggregation(inputs[0], self.aggregations, self.id or "Running"))
 
     def open(self, context: Context) -> None:
         super().open(context)

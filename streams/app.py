@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from streams.core import stream as build
 from streams.core.errors import BuildError
+from streams.core.failures import Policy, checked
 from streams.core.schema import Schema
 from streams.core.stream import Graph, Sink, Stream
 from streams.core.topology import Topology, cut
@@ -26,6 +27,10 @@ class App:
     The name is the application's identity on the log: its leases, changelogs and shuffles carry it. `dead_letters` is
     the topic for bad records, by default `<name>-dead`.
 
+    `on_error`: what becomes of a row on which a function of yours fails (MapRows, FlatMap, MapFrame, Keyed), where the
+    operator does not say: "dead-letter", "stop" (the worker ends with an error, and the row is processed again at the
+    next start), "retry", or `Retry(times=3, pause="100ms", then="stop")`.
+
     >>> from streams import App, EventTime, Schema, col
     >>> from operators import Filter
     >>> class Payment(Schema):
@@ -41,12 +46,12 @@ class App:
     [Payment(card_id='c1', at=1, amount=500)]
     """
 
-    def __init__(self, name: str, *, dead_letters: str | None = None) -> None:
+    def __init__(self, name: str, *, dead_letters: str | None = None, on_error: Policy = "dead-letter") -> None:
         if not name or not all(c.isalnum() or c in "-_." for c in name):
             raise BuildError(f"{name!r} is not a name for an app", fix="use letters, digits, '-', '_' and '.'")
         self.name = name
         self.dead_letters = dead_letters or f"{name}-dead"
-        self.graph = Graph()
+        self.graph = Graph(on_error=checked(on_error, f"App({name!r})"))
 
     def source(
         self,
@@ -147,9 +152,11 @@ def make_worker(
 ) -> "Worker":
     """A worker for an app on an opened log."""
     from streams.core.clock import SystemClock
+    from streams.metrics import Metrics
     from streams.runtime.notes import to_logger
     from streams.runtime.plan import prepare
     from streams.runtime.task import Tools
+    from streams.runtime.watchdog import Watchdog
     from streams.runtime.worker import Worker
 
     clock = clock if clock is not None else SystemClock()
@@ -185,4 +192,6 @@ def make_worker(
         download=snapshots.restore if snapshots is not None else None,
         location=snapshots.token if snapshots is not None else "",
     )
-    return Worker(tools, hook=hook, clock=clock, wait=wait, snapshots=snapshots)
+    metrics = Metrics()
+    watchdog = Watchdog(settings.watchdog / 1000, metrics, tools.place, exit_after=settings.watchdog_exit / 1000)
+    return Worker(tools, metrics=metrics, hook=hook, clock=clock, wait=wait, snapshots=snapshots, watchdog=watchdog)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from streams.care_cli import reset, verify
 from streams.cli_group import Group
 from streams.completion_cli import complete_program, completion
 from streams.core.errors import StreamsError
@@ -17,6 +18,7 @@ from streams.dlq_cli import dlq
 from streams.programs import find as find
 from streams.settings import Settings, load
 from streams.settings_cli import log_options, settings, worker_options
+from streams.state_cli import state
 from streams.terminal import logs
 from streams.terminal.display import choose
 from streams.topics_cli import topics
@@ -190,7 +192,7 @@ def _crash_hook() -> Callable[[str], None] | None:
 
 def assembled() -> click.Group:
     """The whole command line. Packages add commands through the entry points `streams.commands`."""
-    for command in (topics, dlq, settings, completion):
+    for command in (topics, dlq, state, reset, verify, settings, completion):
         cli.add_command(command)
     for point in entry_points(group="streams.commands"):
         cli.add_command(point.load(), point.name)

@@ -10,8 +10,8 @@ from streams.core.schema import nearest
 
 SECTIONS: Mapping[str, Sequence[str]] = {
     "Run": ("run", "demo"),
-    "Look at programs and their data": ("topology", "tasks", "topics", "dlq"),
-    "Set up": ("settings", "broker", "completion"),
+    "Look at programs and their data": ("topology", "tasks", "topics", "dlq", "state", "verify"),
+    "Set up": ("settings", "broker", "reset", "completion"),
 }
 
 

@@ -51,6 +51,9 @@ class Metrics:
         self.state_bytes = make(Gauge, "state_bytes", "Size of a task's store on disk", ["task"])
         self.overlay_bytes = make(Gauge, "overlay_bytes", "Uncommitted writes of a task in memory", ["task"])
         self.operator_seconds = make(Counter, "operator_seconds", "Time spent in an operator", ["operator"])
+        self.stalls = make(
+            Counter, "stalls", "Warnings that the worker's loop does not turn, by operator", ["operator"]
+        )
         self.operator_rows = make(Counter, "operator_rows", "Rows given to an operator", ["operator"])
         self.tasks = make(Gauge, "tasks", "Tasks of this worker, by state", ["state"])
 

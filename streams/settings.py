@@ -77,6 +77,15 @@ class Settings:
     snapshot_interval: int = _setting(60_000, "duration", "How often a task's store is copied to `checkpoints`.", 1)
     snapshots_kept: int = _setting(3, "count", "How many snapshots of a task are kept.", 1)
     upload_bytes: int = _setting(0, "size", "Bytes a second that snapshots may take of the network. 0: no limit.", 0)
+    watchdog: int = _setting(
+        60_000,
+        "duration",
+        "After this long in one call the operator is named, with Python's stack. 0: never.",
+        0,
+    )
+    watchdog_exit: int = _setting(
+        0, "duration", "After this long in one call the worker ends, so that a supervisor starts it again. 0: never.", 0
+    )
     partitions: int = _setting(4, "count", "Partitions of topics that are made, where no input topic tells.", 1)
     http: str = _setting("", "address", "Serve a page, metrics and health on [HOST:]PORT. Empty: off.")
     kafka: Mapping[str, str] = _table("Settings of librdkafka: security.protocol, sasl.*, ssl.* and so on.")

@@ -338,6 +338,7 @@ class TestRun:
             commit_interval=1,
             partitions=self._partitions,
             poll_records=self._poll_records,
+            watchdog=0,
         )
         worker = make_worker(self.app, settings, self._log, hook=self._hook, clock=self.clock, wait=0.0)
         worker.start()

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
 from streams.core.batch import Batch
+from streams.core.entries import Entries
+from streams.core.failures import Failures, Policy
 from streams.core.schema import StreamType
 from streams.core.store import KeyValueStore, StoreSpec
 
@@ -37,6 +39,10 @@ class Context(Protocol):
     @property
     def cache_rows(self) -> int:
         """How many rows of state the operator may keep in memory between commits."""
+        ...
+
+    def failures(self, policy: Policy | None) -> Failures:
+        """What becomes of rows on which a user's function fails; None: as the app says."""
         ...
 
     def store(self, name: str) -> KeyValueStore:
@@ -120,6 +126,10 @@ class Operator(ABC):
     def hold(self) -> int:
         """How far, in milliseconds, outputs may lie behind the input's watermark."""
         return 0
+
+    def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
+        """How the entries of a store read, for `streams state`. By default as text, MessagePack or hex."""
+        return Entries()
 
     # ---- while a task runs
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
 from streams.core.errors import BuildError, DuplicateId, UnknownColumn, WrongType
+from streams.core.failures import Policy
 from streams.core.operator import Operator
 from streams.core.schema import Schema, StreamType, describe, nearest
 from streams.core.time import duration
@@ -70,6 +71,8 @@ class Graph:
     """All nodes of a program, in the order in which they were made."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
+    on_error: Policy = "dead-letter"
+    """What becomes of rows on which a function of the user fails, where the operator does not say."""
 
     def add(self, node: Node) -> None:
         if node.id in self.nodes:

@@ -71,6 +71,15 @@ class ReadOnlyLog(Log):
     def trim(self, before: Mapping[TopicPartition, int]) -> None:
         self._refuse("delete records")
 
+    def living(self, app: str) -> list[str]:
+        return self._log.living(app)
+
+    def forget(self, app: str) -> None:
+        self._refuse("forget an application")
+
+    def delete(self, topics: Sequence[str]) -> None:
+        self._refuse("delete topics")
+
     def close(self) -> None:
         """Nothing: the log belongs to somebody else."""
 

@@ -24,10 +24,10 @@ from streams.codec.json import JsonDecoder
 from streams.core.batch import ROW, TIME, WATERMARK, Batch
 from streams.core.clock import SystemClock
 from streams.core.errors import OperatorError, StreamsError
-from streams.core.failures import Watcher, watching
 from streams.core.record import Headers, Produced, TopicPartition
 from streams.core.schema import StreamType
 from streams.core.topology import SubTopology, TaskId
+from streams.core.watching import Watcher, watching
 from streams.dlq.letters import DeadLetter
 from streams.dlq.readonly import ReadOnlyLog
 from streams.dlq.restored import restore_copy

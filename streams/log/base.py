@@ -146,6 +146,11 @@ class Group(ABC):
         """Leave at once, so that others need not wait for a timeout."""
 
     @property
+    def patience(self) -> float:
+        """Seconds for which a living member may not poll before its tasks are given to others."""
+        return float("inf")
+
+    @property
     @abstractmethod
     def members(self) -> int:
         """Living members, as far as known (at least 1)."""
@@ -207,6 +212,24 @@ class Log(ABC):
     @abstractmethod
     def trim(self, before: Mapping[TopicPartition, int]) -> None:
         """Delete records before these offsets."""
+
+    # ---- starting an application anew
+
+    @abstractmethod
+    def living(self, app: str) -> list[str]:
+        """The members of an application's group that are not known to be dead, each as a text for messages."""
+
+    @abstractmethod
+    def forget(self, app: str) -> None:
+        """Forget the lease records and committed positions of an application that has no living member.
+
+        LogError while members live. Fencing is not forgotten: a holder that was fenced before stays so. It may be
+        called again after a failure.
+        """
+
+    @abstractmethod
+    def delete(self, topics: Sequence[str]) -> None:
+        """Delete topics, those of them that exist; on return they can be created anew, with another `TopicInfo.id`."""
 
     @abstractmethod
     def close(self) -> None: ...

@@ -6,16 +6,17 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from streams.core.clock import Clock, SystemClock
-from streams.core.errors import TopicMismatch, TopicMissing
+from streams.core.errors import LogError, TopicMismatch, TopicMissing
 from streams.core.record import TopicPartition
 from streams.core.schema import nearest
 from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, TopicInfo, TopicSpec
 from streams.log.embedded_file import LogFile
-from streams.log.embedded_group import EmbeddedGroup
+from streams.log.embedded_group import EmbeddedGroup, living
 from streams.log.embedded_reader import EmbeddedReader
-from streams.log.embedded_writer import SLOT, EmbeddedClaim, EmbeddedWriter, next_epoch
+from streams.log.embedded_writer import SLOT, EmbeddedClaim, EmbeddedWriter, deleted, next_epoch
 from streams.protocol import Lease
 
 _TRIMMED_AT_ONCE = 64  # batches deleted in one transaction: others must get their turn
@@ -136,12 +137,12 @@ class EmbeddedLog(Log):
 
     def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         # Waits for a commit in progress: an open commit has no offsets before it is that far.
-        bounds = {int(row[0]): int(row[1]) for row in self._file.stable("SELECT id, end_offset FROM partitions")}
-        return {partition: bounds[self._line(partition)] for partition in partitions}
+        sql = "SELECT id, end_offset FROM partitions WHERE partition >= 0"
+        return self._bounds(partitions, self._file.stable(sql))
 
     def starts(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        bounds = {int(row[0]): int(row[1]) for row in self._file.run("SELECT id, start_offset FROM partitions")}
-        return {partition: bounds[self._line(partition)] for partition in partitions}
+        sql = "SELECT id, start_offset FROM partitions WHERE partition >= 0"
+        return self._bounds(partitions, self._file.run(sql))
 
     def trim(self, before: Mapping[TopicPartition, int]) -> None:
         """Delete records before these offsets; what lies beyond the end is taken as the end."""
@@ -153,6 +154,37 @@ class EmbeddedLog(Log):
             # Records below the start are gone for readers; their batches go if all of a batch is below.
             while self._delete_batches(line):
                 pass
+
+    # ---- starting an application anew
+
+    def living(self, app: str) -> list[str]:
+        return living(self._file, app, self._session, self._clock)
+
+    def forget(self, app: str) -> None:
+        with self._file.writing():
+            members = self.living(app)
+            if members:
+                raise LogError(
+                    f"application {app!r} is working: {', '.join(members)}",
+                    where=self.name,
+                    fix="stop its workers first",
+                )
+            for table in ("members", "leases", "positions"):  # epochs of slots and claims stay: who was fenced is
+                self._file.run(f"DELETE FROM {table} WHERE app = ?", (app,))
+
+    def delete(self, topics: Sequence[str]) -> None:
+        for topic in topics:
+            lines = [int(row[0]) for row in self._file.run("SELECT id FROM partitions WHERE topic = ?", (topic,))]
+            with self._file.writing():
+                self._file.run("DELETE FROM topics WHERE name = ?", (topic,))
+                # The row stays, under no topic's name: its number must never mean another partition to a process that
+                # remembers it, and what such a process does with it must fail.
+                sql = "UPDATE partitions SET topic = '', partition = -1 - id, start_offset = end_offset WHERE topic = ?"
+                self._file.run(sql, (topic,))
+            self._known.pop(topic, None)
+            for line in lines:
+                while self._delete_batches(line):
+                    pass
 
     def close(self) -> None:
         for reader in list(self._readers):
@@ -183,6 +215,16 @@ class EmbeddedLog(Log):
                 self._file.run(sql, (line, bases[-1]))
         return len(bases) == _TRIMMED_AT_ONCE
 
+    def _bounds(
+        self, partitions: Sequence[TopicPartition], rows: Sequence[tuple[Any, ...]]
+    ) -> dict[TopicPartition, int]:
+        bounds = {int(line): int(offset) for line, offset in rows}
+        lines = {partition: self._line(partition) for partition in partitions}
+        for partition, line in lines.items():
+            if line not in bounds:
+                raise deleted(partition.topic, self.name)
+        return {partition: bounds[line] for partition, line in lines.items()}
+
     def _line(self, partition: TopicPartition) -> int:
         return self._lines(partition.topic, [partition.partition])[partition.partition]
 
@@ -197,7 +239,7 @@ class EmbeddedLog(Log):
                     where=self.name,
                     fix="create it first, or correct the name",
                 )
-            # It stays as it is: topics of this log are neither deleted nor given more partitions.
+            # It stays as it is: topics are given no more partitions, and a deleted one's numbers are never used again.
             lines = self._known[topic] = [int(line) for (line,) in rows]
         for number in needed:
             if not 0 <= number < len(lines):

@@ -113,6 +113,10 @@ class EmbeddedGroup(Group):
                 self._remove(token)
 
     @property
+    def patience(self) -> float:
+        return self._session / 1000
+
+    @property
     def members(self) -> int:
         return self._members
 
@@ -189,21 +193,14 @@ class EmbeddedGroup(Group):
         return share.difference(*(row.tasks for slot, row in living.items() if slot != self._slot))
 
     def _lives(self, row: _Member) -> bool:
-        if row.token == self._token:
-            return True
-        # A time ahead of ours is from before a restart of the machine.
-        if not -self._heartbeat <= self._now() - row.heartbeat <= self._session:
-            return False
-        return not gone(row.pid, row.born)
+        return row.token == self._token or _lives(row, self._now(), self._heartbeat, self._session)
 
     def _now(self) -> int:
         """Milliseconds of the clock that all processes of this machine share and that is never set."""
         return int(self._clock.monotonic() * 1000)
 
     def _read(self) -> dict[str, _Member]:
-        sql = "SELECT slot, token, pid, born, heartbeat, tasks FROM members WHERE app = ?"
-        rows = self._file.run(sql, (self._app,))
-        return {r[0]: _Member(r[0], r[1], int(r[2]), r[3], int(r[4]), frozenset(json.loads(r[5]))) for r in rows}
+        return _members(self._file, self._app)
 
     def _write(self, tasks: frozenset[int]) -> None:
         sql = (
@@ -216,3 +213,21 @@ class EmbeddedGroup(Group):
 
     def _remove(self, token: str) -> None:
         self._file.run("DELETE FROM members WHERE app = ? AND token = ?", (self._app, token))
+
+
+def living(file: LogFile, app: str, session: float, clock: Clock) -> list[str]:
+    """The members of an application that are not known to be dead, for messages."""
+    now, silent = int(clock.monotonic() * 1000), int(session * 1000)
+    rows = _members(file, app).values()
+    return [f"slot {r.slot!r} ({describe(r.pid)})" for r in rows if _lives(r, now, _HEARTBEAT, silent)]
+
+
+def _lives(row: _Member, now: int, heartbeat: int, session: int) -> bool:
+    # A time ahead of ours is from before a restart of the machine.
+    return -heartbeat <= now - row.heartbeat <= session and not gone(row.pid, row.born)
+
+
+def _members(file: LogFile, app: str) -> dict[str, _Member]:
+    sql = "SELECT slot, token, pid, born, heartbeat, tasks FROM members WHERE app = ?"
+    rows = file.run(sql, (app,))
+    return {r[0]: _Member(r[0], r[1], int(r[2]), r[3], int(r[4]), frozenset(json.loads(r[5]))) for r in rows}

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from streams.codec.blocks import to_ipc
-from streams.core.errors import Fenced, LogError
+from streams.core.errors import Fenced, LogError, TopicMissing
 from streams.core.keys import partitions as partitions_of
 from streams.core.record import Produced
 from streams.log.base import Claim, LogWriter, Positions
@@ -189,7 +189,9 @@ class EmbeddedWriter(LogWriter):
 
     def _store(self, line: int, blobs: list[_Blob]) -> None:
         run = self._file.run
-        end = int(run("SELECT end_offset FROM partitions WHERE id = ?", (line,))[0][0])
+        end, partition = map(int, run("SELECT end_offset, partition FROM partitions WHERE id = ?", (line,))[0])
+        if partition < 0:
+            raise deleted("", str(self._file.path))
         for blob in blobs:
             run("INSERT INTO batches VALUES (?, ?, ?, ?, ?)", (line, end, blob.records, blob.checksum, blob.data))
             end += blob.records
@@ -239,6 +241,15 @@ class EmbeddedClaim(Claim):
 
     def close(self) -> None:
         pass
+
+
+def deleted(topic: str, where: str) -> TopicMissing:
+    """The topic was there when this process looked, and is gone, or another one has its name."""
+    return TopicMissing(
+        f"topic {topic!r} was deleted while this process used it" if topic else "a topic was deleted in the meantime",
+        where=where,
+        fix="start this process again",
+    )
 
 
 def next_epoch(file: LogFile, holder: tuple[str, str], app: str, name: str | int) -> int:

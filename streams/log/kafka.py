@@ -109,6 +109,17 @@ class KafkaLog(Log):
         """Delete records before these offsets; what lies beyond the end is taken as the end."""
         self._reached().trim(before)
 
+    # ---- starting an application anew
+
+    def living(self, app: str) -> list[str]:
+        return self._reached().living(app)
+
+    def forget(self, app: str) -> None:
+        self._reached().forget(app)
+
+    def delete(self, topics: Sequence[str]) -> None:
+        self._reached().delete(topics)
+
     def close(self) -> None:
         for outsider in self._outsiders.values():
             outsider.close()

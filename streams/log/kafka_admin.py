@@ -249,19 +249,81 @@ class KafkaAdmin:
 
         A request to a coordinator that times out inside librdkafka aborts the whole process when the broker comes back
         (its issue 4605; reproduced with 2.16.0). So it gets no timeout there: we wait for it here, and then drop the
-        client with all that it waits for, which does no harm. No other admin request goes to a coordinator.
+        client with all that it waits for, which does no harm. All admin requests to a coordinator go this way.
         """
+        return len(self._described(group, "counted"))
+
+    def living(self, group: str) -> list[str]:
+        """The same members, as texts for messages."""
+        return [
+            f"slot {str(m.group_instance_id or m.member_id).removeprefix(f'{group}-')!r} ({m.host})"
+            for m in self._described(group, "listed")
+        ]
+
+    def forget(self, group: str) -> None:
+        """Delete a group without members: its committed offsets are gone; nothing happens if there is none."""
+        answer = self._at_coordinator().delete_consumer_groups([group], request_timeout=LONGEST)[group]
+        doing = f"the group {group!r} is deleted"
+        try:
+            self._answered(answer, doing)
+        except KafkaException as error:
+            code = error.args[0].code()
+            if code == KafkaError.NON_EMPTY_GROUP:
+                raise LogError(
+                    f"application {group!r} is working: its group has members",
+                    where=f"Kafka at {self._connection.brokers}",
+                    fix="stop its workers first; one that was killed counts until its session has timed out",
+                ) from None
+            if code != KafkaError.GROUP_ID_NOT_FOUND:
+                raise self._translated(error, doing) from error
+
+    def delete(self, topics: Sequence[str]) -> None:
+        """Delete those of the topics that exist, and wait until the brokers do not know them any more."""
+        names = sorted(self._describe(sorted(set(topics)))) if topics else []
+        if not names:
+            return
+        answers = self._client.delete_topics(names, operation_timeout=self._patience, request_timeout=self._patience)
+        for name, answer in answers.items():
+            try:
+                self._answer(answer)
+            except KafkaException as error:
+                if error.args[0].code() not in NO_TOPIC:
+                    raise self._translated(error, f"topic {name!r} is deleted") from error
+            self._partitions.pop(name, None)
+        deadline = time.monotonic() + self._patience
+        for nap in _naps():
+            left = self._describe(names)
+            if not left:
+                return
+            if time.monotonic() > deadline:
+                raise LogUnreachable(
+                    f"the topics {', '.join(sorted(left))} were deleted but are still there",
+                    where=f"Kafka at {self._connection.brokers}",
+                    fix="wait, then try again; the brokers' logs say what keeps them",
+                )
+            time.sleep(nap)
+
+    def _described(self, group: str, verb: str) -> list[Any]:
+        doing = f"the members of {group!r} are {verb}"
+        answer = self._at_coordinator().describe_consumer_groups([group], request_timeout=LONGEST)[group]
+        try:
+            return list(self._answered(answer, doing).members)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return []
+            raise self._translated(error, doing) from error
+
+    def _at_coordinator(self) -> AdminClient:
         if self._counting is None:
             self._counting = self._connection.build(AdminClient, self._notices, {})
-        answer = self._counting.describe_consumer_groups([group], request_timeout=LONGEST)[group]
-        doing = f"the members of {group!r} are counted"
+        return self._counting
+
+    def _answered(self, answer: "Future[Answer]", doing: str) -> Answer:
         try:
-            return len(answer.result(timeout=self._patience).members)
+            return answer.result(timeout=self._patience)
         except TimeoutError:
             self._counting = None
             raise unreachable(self._connection, doing, self._notices) from None
-        except KafkaException as error:
-            raise self._translated(error, doing) from error
 
     # ---- inside
 

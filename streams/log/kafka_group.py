@@ -76,6 +76,10 @@ class KafkaGroup(Group):
         consumer.close()
 
     @property
+    def patience(self) -> float:
+        return self._connection.max_poll_ms / 1000
+
+    @property
     def members(self) -> int:
         """Counted by the broker at most every 5 s; the last count if it does not say."""
         if time.monotonic() - self._counted_at > COUNTED:

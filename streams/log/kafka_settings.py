@@ -39,6 +39,7 @@ OURS = frozenset(
         "transactional.id",
     }
 )
+_OF_MEMBERS = "max.poll.interval.ms"  # a reader of partitions that it is told may be silent as long as it likes
 # A fatal error is raised wherever callbacks are served; if one of them runs then, it ends in a SystemError instead.
 RAISED = (KafkaException, SystemError)
 UNSAID = KafkaError(KafkaError._FATAL, "a fatal error, and no word which")
@@ -139,8 +140,9 @@ class Connection:
             "socket.nagle.disable": True,
             "reconnect.backoff.max.ms": 1_000,
         }
+        given = {name: value for name, value in self.settings.items() if name != _OF_MEMBERS}
         try:
-            return kind({**common, **ours, **self.settings})
+            return kind({**common, **ours, **given})
         except (KafkaException, TypeError, ValueError) as error:
             reason = error.args[0].str() if isinstance(error, KafkaException) else str(error)
             raise SettingsError(
@@ -156,6 +158,17 @@ class Connection:
                 if part and (len(part) > 3 or is_secret(name)):
                     text = text.replace(part, HIDDEN)
         return text
+
+    @property
+    def max_poll_ms(self) -> int:
+        """How long a member may not poll: librdkafka's setting where the user has given it."""
+        given = self.settings.get(_OF_MEMBERS, self.timeouts.max_poll_ms)
+        try:
+            return int(given)
+        except ValueError:
+            raise SettingsError(
+                f"{_OF_MEMBERS} = {given!r} is no number of milliseconds", where=f"Kafka at {self.brokers}"
+            ) from None
 
     # ---- the kinds of clients
 
@@ -221,7 +234,7 @@ class Connection:
             "partition.assignment.strategy": "cooperative-sticky",
             "session.timeout.ms": self.timeouts.session_ms,
             "heartbeat.interval.ms": self.timeouts.heartbeat_ms,
-            "max.poll.interval.ms": self.timeouts.max_poll_ms,
+            _OF_MEMBERS: self.max_poll_ms,
             "enable.auto.commit": False,
             "enable.auto.offset.store": False,
             "auto.offset.reset": "error",

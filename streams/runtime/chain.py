@@ -1,18 +1,21 @@
 """The operators of one task, run in an order in which inputs come first."""
 
 import copy
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
 from streams.core.batch import Batch
 from streams.core.errors import OperatorError, StreamsError
+from streams.core.failures import Failures, Policy
 from streams.core.operator import Operator
 from streams.core.schema import StreamType
 from streams.core.store import KeyValueStore
 from streams.core.stream import Edge, Node
 from streams.core.time import NEVER
 from streams.runtime.letters import DeadLetters
+from streams.runtime.watchdog import Place
 
 OpenStore = Callable[[str, bool], KeyValueStore]
 Emit = Callable[[Node, Batch], None]
@@ -43,7 +46,12 @@ class NodeContext:
     open_store: OpenStore
     letters: DeadLetters
     counts: Counts
+    on_error: Policy = "dead-letter"
+    sleep: Callable[[float], None] = time.sleep
     side: dict[str, list[Batch]] = field(default_factory=dict)
+
+    def failures(self, policy: Policy | None) -> Failures:
+        return Failures(self.on_error if policy is None else policy, self.sleep, self.operator_id)
 
     def store(self, name: str) -> KeyValueStore:
         return self.open_store(f"{self.operator_id}/{name}", True)
@@ -91,7 +99,12 @@ class Chain:
         cache_rows: int,
         open_store: OpenStore,
         emit: Emit,
+        on_error: Policy = "dead-letter",
+        sleep: Callable[[float], None] = time.sleep,
+        place: Place | None = None,
+        task: str = "",
     ) -> None:
+        self._place, self._task = place if place is not None else Place(), task
         self.letters = DeadLetters()
         self.counts = Counts()
         self._emit = emit
@@ -115,6 +128,8 @@ class Chain:
                 lambda name, _, caching=caching: open_store(name, caching[name]),  # type: ignore[misc]
                 self.letters,
                 self.counts,
+                on_error,
+                sleep,
             )
             self._steps.append(_Step(node, operator, context))
         for step in self._steps:
@@ -159,6 +174,7 @@ class Chain:
         given: Mapping[str, list[tuple[int, Batch]]] | None = None,
     ) -> None:
         outbox: dict[tuple[str, str], list[Batch]] = {}
+        place = self._place
         for step in self._steps:
             node = step.node
             if step.operator is None:
@@ -171,6 +187,7 @@ class Chain:
             arrived = [(port, b) for port, e in enumerate(node.inputs) for b in outbox.get((e.node, e.side), ())]
             if given is not None:
                 arrived += given.get(node.id, ())
+            place.task, place.operator = self._task, node.id
             made = self._run_operator(step, arrived, watermark, drain)
             assert step.context is not None
             if made:
@@ -179,6 +196,7 @@ class Chain:
                 outbox[node.id, side] = batches
             step.context.side = {}
             spent = perf_counter() - started
+            place.took(spent)
             self.counts.seconds[node.id] = self.counts.seconds.get(node.id, 0.0) + spent
         for node in self._exits:
             for edge in node.inputs:

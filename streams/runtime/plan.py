@@ -66,10 +66,11 @@ def shuffle_topic(app: str, node: str) -> str:
     return f"{app}-{node}-shuffle"
 
 
-def prepare(app: str, topology: Topology, log: Log, dead_letters: str, partitions: int) -> Plan:
+def prepare(app: str, topology: Topology, log: Log, dead_letters: str, partitions: int, *, make: bool = True) -> Plan:
     """Find the program's topics, make those that are its own, and place its tasks.
 
-    Source topics must exist; sinks, the dead-letter topic and internal topics are made where they are missing.
+    Source topics must exist; sinks, the dead-letter topic and internal topics are made where they are missing. Tools
+    that only look say `make=False`: then what is missing is missing in `topics`, and partition counts are not checked.
     """
     sources = sorted({t for sub in topology.subs for t in sub.sources})
     found = log.topics(sources)
@@ -83,8 +84,24 @@ def prepare(app: str, topology: Topology, log: Log, dead_letters: str, partition
     counts = topology.place({t: i.partitions for t, i in found.items()}, partitions)
     tasks = topology.tasks(counts)
     most = max(counts.values())
-    bound = [TopicSpec(lease_topic(app), len(tasks), _INTERNAL)]
+    bound = internal_topics(app, topology, counts)
     free = [TopicSpec(dead_letters, most, _INTERNAL)]
+    for sub in topology.subs:
+        for node in sub.nodes:
+            if node.sink is not None:
+                free.append(TopicSpec(node.sink.topic, node.sink.partitions or most, {"retention.ms": "-1"}))
+    if make:
+        log.create([*bound, *free])
+    topics = {**found, **log.topics([t.name for t in (*bound, *free)])}
+    if make:
+        _check_counts(app, topics, bound)
+    fingerprint = topology.fingerprint(counts)
+    return Plan(app, topology, counts, topics, fingerprint, tuple(tasks), dead_letters)
+
+
+def internal_topics(app: str, topology: Topology, counts: Mapping[int, int]) -> list[TopicSpec]:
+    """The application's own topics, bound to the counts of partitions: leases, changelogs, shuffles."""
+    bound = [TopicSpec(lease_topic(app), len(topology.tasks(counts)), _INTERNAL)]
     for sub in topology.subs:
         if sub.stateful:
             bound.append(TopicSpec(changelog_topic(app, sub.index), counts[sub.index], _INTERNAL))
@@ -92,14 +109,7 @@ def prepare(app: str, topology: Topology, log: Log, dead_letters: str, partition
             if item.shuffle:
                 settings = {**_INTERNAL, "segment.bytes": "67108864"}
                 bound.append(TopicSpec(shuffle_topic(app, item.node), counts[sub.index], settings))
-        for node in sub.nodes:
-            if node.sink is not None:
-                free.append(TopicSpec(node.sink.topic, node.sink.partitions or most, {"retention.ms": "-1"}))
-    log.create([*bound, *free])
-    topics = {**found, **log.topics([t.name for t in (*bound, *free)])}
-    _check_counts(app, topics, bound)
-    fingerprint = topology.fingerprint(counts)
-    return Plan(app, topology, counts, topics, fingerprint, tuple(tasks), dead_letters)
+    return bound
 
 
 def _check_counts(app: str, topics: Mapping[str, TopicInfo], bound: Sequence[TopicSpec]) -> None:

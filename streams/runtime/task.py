@@ -11,7 +11,7 @@ import base64
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from time import perf_counter
@@ -34,6 +34,7 @@ from streams.runtime.notes import Note
 from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition, mark_of
 from streams.runtime.release import Release
+from streams.runtime.watchdog import Place
 from streams.settings import Settings
 from streams.state.base import Change, Mark, StateStore
 from streams.state.changelog import NotThatHistory, Replay, encode
@@ -66,6 +67,8 @@ class Tools:
     """Brings the newest snapshot that fits into a directory; None without a checkpoint location."""
     location: str = ""
     """The token of the checkpoint location."""
+    place: Place = field(default_factory=Place)
+    """Which operator runs now."""
 
 
 class Task:
@@ -297,6 +300,10 @@ class Task:
             cache_rows=max(1000, self._tools.settings.cache_bytes // 256),
             open_store=self._open_map,
             emit=self._emit,
+            on_error=plan.topology.graph.on_error,
+            sleep=self._tools.clock.sleep,
+            place=self._tools.place,
+            task=str(self.id),
         )
 
     def _open_map(self, name: str, cache: bool) -> KeyValueStore:

@@ -17,7 +17,9 @@ from streams.metrics import Metrics
 from streams.protocol import Lease
 from streams.runtime.leases import take_all
 from streams.runtime.reporter import Reporter
+from streams.runtime.silence import Silences
 from streams.runtime.task import State, Task, Tools
+from streams.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from streams.runtime.snapshots import Snapshots
@@ -45,6 +47,7 @@ class Worker:
         clock: Clock | None = None,
         wait: float = 0.05,
         snapshots: "Snapshots | None" = None,
+        watchdog: Watchdog | None = None,
     ) -> None:
         self.tools, self.log, self.plan, self.settings = tools, tools.log, tools.plan, tools.settings
         self.metrics = metrics if metrics is not None else Metrics()
@@ -55,6 +58,8 @@ class Worker:
         self._hook: Hook = hook if hook is not None else lambda step: None
         self._wait = wait
         self._snapshots = snapshots
+        self._watchdog = watchdog
+        self._silences = Silences(tools.place)
         self._stopping = False
         self._group: Group | None = None
         self._writer: LogWriter | None = None
@@ -97,6 +102,8 @@ class Worker:
         self._reader = self.log.reader()
         self._writer = self.log.writer(self.plan.app, slot, self._group)
         self._reporter.joined()
+        if self._watchdog is not None:
+            self._watchdog.started()
 
     @property
     def reporter(self) -> Reporter:
@@ -121,6 +128,8 @@ class Worker:
     def turn(self) -> None:
         """One round of the loop."""
         self._pulse.beat("taking tasks")
+        if self._watchdog is not None:
+            self._watchdog.turned()
         try:
             self._poll_group()
             self._pulse.doing = "restoring" if self._restoring else "reading and processing"
@@ -164,7 +173,9 @@ class Worker:
 
     def _poll_group(self) -> None:
         assert self._group is not None
+        self._silences.before(self._clock.monotonic())
         given = self._group.poll(0.0 if self._tasks else self._wait, self._on_revoke)
+        self._silences.after(self._clock.monotonic())
         if self._failed is not None:
             failed, self._failed = self._failed, None
             raise failed
@@ -415,6 +426,9 @@ class Worker:
         """Drop everything open, get a new writer, and let every lease be taken anew."""
         self._reporter.aborted(reason, error)
         self.tools.note(f"aborted ({reason}): {str(error).splitlines()[0]}; taking the leases anew")
+        patience = self._group.patience if self._group is not None else float("inf")
+        if hint := self._silences.hint(self._clock.monotonic(), patience, self.settings):
+            self.tools.note(hint)
         for number in list(self._tasks):
             self._drop(number)
         self._appended, self._committed = {}, {}
@@ -432,6 +446,8 @@ class Worker:
         end = self._clock.monotonic() + seconds
         while self._clock.monotonic() < end and not self._stopping:
             self._pulse.beat("waiting before another try, after an error of the log")
+            if self._watchdog is not None:
+                self._watchdog.turned()
             self._clock.sleep(0.05)
 
     def _renew_writer(self) -> None:
@@ -480,6 +496,8 @@ class Worker:
 
     def close(self) -> None:
         """Let go of everything; what is uncommitted is forgotten."""
+        if self._watchdog is not None:
+            self._watchdog.close()
         for number in list(self._tasks):
             self._drop(number)
         for thing in (self._writer, self._reader, self._snapshots):

@@ -266,3 +266,23 @@ def test_speed(log, capsys):
     read_rate, write_rate = count / (time.perf_counter() - written), count / (written - begun)
     with capsys.disabled():
         print(f"\nembedded log: {write_rate:,.0f} records/s written, {read_rate:,.0f} read")
+
+
+def test_a_process_that_remembers_a_deleted_topic_cannot_write_into_another_one(tmp_path):
+    from streams.core.errors import TopicMissing
+    from streams.core.record import Produced, TopicPartition
+    from streams.log.base import TopicSpec
+
+    with EmbeddedLog(tmp_path) as log, EmbeddedLog(tmp_path) as other:
+        log.create([TopicSpec("a", 1, {})])
+        writer, place = other.writer("app", "w"), TopicPartition("a", 0)
+        writer.append(Produced("a", 0, [None], [b"1"], 0))
+        writer.commit({}, {})
+        log.delete(["a"])
+        log.create([TopicSpec("b", 1, {}), TopicSpec("a", 1, {})])
+        writer.append(Produced("a", 0, [None], [b"2"], 0))
+        with pytest.raises(TopicMissing, match="deleted"):
+            writer.commit({}, {})
+        with pytest.raises(TopicMissing, match="deleted while this process used it"):
+            other.ends([place])
+        assert log.ends([place, TopicPartition("b", 0)]) == {place: 0, TopicPartition("b", 0): 0}

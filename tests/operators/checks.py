@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from streams.core.batch import ROW, TIME, WATERMARK, Batch, Letter
+from streams.core.failures import Failures, Policy
 from streams.core.operator import Operator
 from streams.core.schema import Schema, StreamType, describe
 from streams.core.store import DictStore
@@ -115,6 +116,9 @@ class FakeContext:
         self.partition = 0
         self.made = Made()
         self._stores = stores
+
+    def failures(self, policy: Policy | None) -> Failures:
+        return Failures(policy or "dead-letter", lambda seconds: None, self.operator_id)
 
     def store(self, name: str) -> DictStore:
         return self._stores[name]

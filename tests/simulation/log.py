@@ -519,6 +519,15 @@ class SimLog(Log):
             end = len(self._known(source))
             self.cluster.starts[source] = max(self.cluster.starts[source], min(offset, end))
 
+    def living(self, app: str) -> list[str]:
+        return sorted(self.cluster.members)
+
+    def forget(self, app: str) -> None:
+        raise NotImplementedError("applications of the simulation are not started anew")
+
+    def delete(self, topics: Sequence[str]) -> None:
+        raise NotImplementedError("topics of the simulation stay")
+
     def close(self) -> None:
         pass
 
