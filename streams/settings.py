@@ -44,9 +44,11 @@ class Settings:
 
     def __repr__(self) -> str:
         shown = {f.name: getattr(self, f.name) for f in fields(self)}
-        shown["kafka"] = {
-            k: "***" if "password" in k or "secret" in k or "pem" in k else v for k, v in self.kafka.items()
-        }
+        for name in ("kafka", "checkpoint_options"):
+            shown[name] = {
+                k: "***" if any(part in k.lower() for part in ("password", "secret", "pem", "key", "token")) else v
+                for k, v in shown[name].items()
+            }
         return f"Settings({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
@@ -75,7 +77,7 @@ def load(
             raise SettingsError(f"not TOML: {error}", where=str(file), fix="see https://toml.io") from None
         found.update({key: (value, str(file)) for key, value in data.items()})
     names = {f.name for f in fields(Settings)}
-    for name in names - {"kafka"}:
+    for name in names - {"kafka", "checkpoint_options"}:
         if (text := environment.get(f"STREAMS_{name.upper()}")) is not None:
             found[name] = (text, f"environment STREAMS_{name.upper()}")
     for key, value in (arguments or {}).items():
@@ -93,9 +95,10 @@ def load(
 
 def _convert(key: str, value: Any, where: str) -> Any:
     default = getattr(Settings(), key)
-    if key == "kafka":
+    if isinstance(default, Mapping):
         if not isinstance(value, Mapping):
-            raise SettingsError("kafka must be a table", where=where, fix='[kafka]\n"security.protocol" = "SSL"')
+            example = '[kafka]\n"security.protocol" = "SSL"' if key == "kafka" else f'[{key}]\nregion = "eu-west-1"'
+            raise SettingsError(f"{key} must be a table", where=where, fix=example)
         return {str(k): str(v) for k, v in value.items()}
     try:
         if key in _DURATIONS:

@@ -111,6 +111,8 @@ class Runner:
                     if records.next_offset >= ends[records.source]:
                         left.discard(records.source)
                 left -= {p for p in left if reader.caught_up(p)}
+            if left:
+                raise AssertionError(f"{left} cannot be read to the end, only to {[reader.position(p) for p in left]}")
         finally:
             reader.close()
         return out
@@ -137,9 +139,9 @@ class Runner:
         positions = {p: c.offset if (c := committed[p]) is not None else 0 for p in partitions}
         return sum(max(0, ends[p] - 2 - positions[p]) for p in partitions)
 
-    def finish(self, log: Log, app: str, limit: float = 180) -> None:
+    def finish(self, log: Log, app: str, limit: float = 180, slot: str = "0", *arguments: str) -> None:
         """Run without a kill, in large bites, until everything is processed and the output stands still."""
-        process = self.start(app, environment={"STREAMS_POLL_RECORDS": "20000"})
+        process = self.start(app, slot, {"STREAMS_POLL_RECORDS": "20000"}, *arguments)
         try:
             deadline = time.monotonic() + limit
             still, last = 0.0, -1
