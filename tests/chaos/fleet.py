@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streams.core.errors import LogError
+from streams.core.record import TopicPartition
 from streams.log.base import Log
 from streams.protocol import Lease
 from tests.kill import data, program
 from tests.kill.harness import Runner
 
-ENOUGH = 4000  # input records that must lie ahead of the workers, so that they never stand idle
+ENOUGH = 4000  # transactions that must lie ahead of the workers, so that they never stand idle
 TASKS = len(program.app.topology().subs) * data.PARTITIONS
 SOURCES = range(data.PARTITIONS)  # the tasks that read the transactions; the others move when all their inputs have
 BOUND = 90.0  # seconds within which work must go on after a fault (I3); nothing may take longer than this (I4)
@@ -129,11 +130,18 @@ class Fleet:
     def top_up(self) -> None:
         """Keep enough input ahead. Call it while the log can be reached."""
         try:
-            while self.runner.backlog(self.log, self.app) < ENOUGH:
+            while self._ahead() < ENOUGH:
                 self._feed.more(2000)
         except LogError as error:
             self.note("the feeder begins anew", error=str(error).splitlines()[0])
             self._reopen()
+
+    def _ahead(self) -> int:
+        """Transactions that are not read yet. Labels do not count: many of them may wait where transactions lack."""
+        partitions = [TopicPartition(data.TX, p) for p in range(data.PARTITIONS)]
+        ends, committed = self.log.ends(partitions), self.log.committed(self.app, partitions)
+        positions = {p: c.offset if (c := committed[p]) is not None else 0 for p in partitions}
+        return sum(ends[p] - positions[p] for p in partitions)
 
     def _reopen(self) -> None:
         """Its last commit may be there or not: the model reads what is."""

@@ -1,4 +1,4 @@
-"""A short round of chaos on each log: every fault about once. `python -m tests.chaos` goes on for as long as one likes."""
+"""A short round of chaos on each log, most faults once. `python -m tests.chaos` goes on for as long as one likes."""
 
 from pathlib import Path
 
