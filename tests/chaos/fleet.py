@@ -110,7 +110,7 @@ class Fleet:
             process.kill()
             process.wait()
             raise Stuck(f"{slot} did not end within {patience:.0f} s of SIGTERM\n{self.runner.tail()}") from None
-        if code:
+        if code not in (0, -signal.SIGTERM):  # the latter: asked before it had set its handler
             self.exits[self.fault] += 1
             self.note("ended badly", slot=slot, code=code, said=self.runner.tail()[-600:])
 
