@@ -34,7 +34,7 @@ class Fleet:
 
     def __init__(self, runner: Runner, log: Log, app: str, feed: data.Feed, arguments: list[str], events: Path) -> None:
         self.runner, self.log, self.app, self._feed, self.arguments = runner, log, app, feed, arguments
-        self._events = events.open("a")
+        self._events = events
         self.processes: dict[str, Process] = {}
         self._hooks: dict[str, str] = {}  # slots whose worker will kill itself, and at which step
         self.kills: Counter[str] = Counter()
@@ -50,10 +50,9 @@ class Fleet:
 
     def note(self, what: str, **more: object) -> None:
         """A line in the file of events."""
-        self._events.write(
-            json.dumps({"time": round(time.time(), 3), "fault": self.fault, "what": what, **more}) + "\n"
-        )
-        self._events.flush()
+        line = {"time": round(time.time(), 3), "fault": self.fault, "what": what, **more}
+        with self._events.open("a") as file:
+            file.write(json.dumps(line) + "\n")
 
     # ---- starting and ending workers
 
