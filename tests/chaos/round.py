@@ -33,10 +33,11 @@ def run(
     seed: int,
     brokers: int = 1,
     *,
+    least: int = 0,
     faults: Sequence[Fault] = ALL,
     progress: bool = False,
 ) -> Report:
-    """Faults for so many seconds, drawn from the seed; each kind comes once before any comes a second time.
+    """Faults for so many seconds, and `least` of them however long that takes, drawn from the seed; each kind comes once before any comes a second time.
 
     `directory` keeps the logs: workers.log, and events.jsonl with each kill's time, process, and step or instant.
     """
@@ -53,7 +54,7 @@ def run(
         feed.more(8000)
         fleet.recovered(*SLOTS)
         for number, fault in enumerate(_draw(possible, seed)):
-            if time.monotonic() - started >= seconds:
+            if time.monotonic() - started >= seconds and number >= least:
                 break
             rng = random.Random(f"{seed}:{number}")
             if not _do(fault, world, rng, report, progress):
