@@ -37,8 +37,8 @@ def run(
     faults: Sequence[Fault] = ALL,
     progress: bool = False,
 ) -> Report:
-    """Faults for so many seconds, and at least `least` of them, drawn from the seed; each kind comes once before any comes
-    a second time.
+    """Faults for so many seconds, and at least `least` of them, drawn from the seed; each kind comes once before any
+    comes a second time.
 
     `directory` keeps the logs: workers.log, and events.jsonl with each kill's time, process, and step or instant.
     """
