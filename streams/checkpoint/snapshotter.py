@@ -39,7 +39,8 @@ class Job:
     """A copy of a task's store that is to be uploaded, then deleted.
 
     `directory`: what `StateStore.snapshot` made; `again`: hashes of objects that a restore found damaged, uploaded even
-    if they are there; `name`: makes it a savepoint.
+    if they are there; `name`: makes it a savepoint; `verify`: reads the copy before anything else and raises if it is
+    damaged (`StateStore.verify`).
     """
 
     task: str
@@ -49,6 +50,7 @@ class Job:
     store_format: int = 1
     name: str = ""
     again: Collection[str] = ()
+    verify: Callable[[Path, Callable[[], None]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Snapshotter:
 
     A job:
 
-    1. Hash the files (again only if they changed since the last time).
+    1. Verify the copy, if asked. Hash the files (again only if they changed since the last time).
     2. Take the manifest with the highest number as the base, and list what objects there are. An object is not uploaded
        if the base names it, or if it is young, and it is there with its size.
     3. Upload the others. An object is seen whole or not at all.
@@ -209,6 +211,8 @@ class Snapshotter:
 
     def _run(self, run: _Run, sent: list[int]) -> tuple[int, int | None]:
         job = run.job
+        if job.verify is not None:
+            job.verify(job.directory, lambda: self._wanted(run))
         files = self._files(run)
         run.total = sum(file.size for file in files)
         mine: dict[str, float] = {}

@@ -4,8 +4,9 @@ A snapshot of a task, none of it waited for by the worker's thread:
 
 1. flush     aside: what is committed goes into tables (a copy right after that takes a few milliseconds)
 2. copy      between two turns: hard links of the store's files, which stand at the last commit
-3. upload    aside: files that the location lacks, then the manifest
-4. trim      with the next look: the changelog is not needed below the oldest snapshot that is kept
+3. verify    aside, the first time after a task was opened: its files may have been damaged while nobody ran
+4. upload    aside: files that the location lacks, then the manifest
+5. trim      with the next look: the changelog is not needed below the oldest snapshot that is kept
 """
 
 import logging
@@ -20,7 +21,7 @@ from streams.checkpoint.location import Location
 from streams.checkpoint.restore import Restore
 from streams.checkpoint.snapshotter import Job, Outcome, Snapshotter
 from streams.core.clock import Clock
-from streams.core.errors import CheckpointError, StateError
+from streams.core.errors import CheckpointError, StateCorrupt, StateError
 from streams.metrics import Metrics
 from streams.runtime.notes import Note
 from streams.runtime.task import State, Task
@@ -53,6 +54,7 @@ class Snapshots:
         self._scratch, self._clock, self._note, self._interval = scratch, clock, note, interval
         self._snapshotter = Snapshotter(location, app, keep=keep, bytes_per_second=bytes_per_second, clock=clock)
         self._due: dict[str, float] = {}
+        self._verified: set[str] = set()  # whose files were read whole since the task was opened here
         self._done: dict[str, int] = {}  # the sequence of the last snapshot
         self._flushing: dict[str, Future[None]] = {}
         self._put_off: dict[str, int] = {}
@@ -64,6 +66,8 @@ class Snapshots:
         """Take what has become of snapshots, and go on with those that are due."""
         for outcome in self._snapshotter.poll():
             self._take(outcome, metrics)
+            if isinstance(outcome.error, StateCorrupt):
+                self._condemn(outcome.task.replace("-", "/"), outcome.error, tasks)
         now = self._clock.monotonic()
         running = {str(t.id): t for t in tasks if t.state is State.RUNNING and t.store is not None}
         for name in [n for n in self._flushing if n not in running]:
@@ -78,6 +82,12 @@ class Snapshots:
                 if task.store.mark.sequence == self._done.get(name) or self._snapshotter.busy(name_of(task)):
                     continue
                 self._flushing[name] = self._snapshotter.flush(task.store.flush)
+
+    def _condemn(self, name: str, error: StateCorrupt, tasks: Sequence[Task]) -> None:
+        """The copy is damaged, so its store is, too: it is made anew, from a snapshot that is whole."""
+        for task in tasks:
+            if str(task.id) == name and task.store is not None:
+                raise task.store.condemn(error.what) from error
 
     def _copy(self, name: str, task: Task, flushed: "Future[None]", metrics: Metrics) -> None:
         assert task.store is not None
@@ -96,7 +106,10 @@ class Snapshots:
         except StateError as error:
             self._note(f"task {name}: no snapshot now: {error.what}")
             return
-        job = Job(name_of(task), directory, task.store.mark, self._fingerprint, again=self._again.pop(name, ()))
+        again = self._again.pop(name, ())
+        # What this process has written since then is trusted: reading everything for each snapshot would cost too much.
+        verify = task.store.verify if name not in self._verified else None
+        job = Job(name_of(task), directory, task.store.mark, self._fingerprint, again=again, verify=verify)
         self._snapshotter.submit(job)
 
     def _take(self, outcome: Outcome, metrics: Metrics) -> None:
@@ -112,6 +125,7 @@ class Snapshots:
             metrics.snapshot_bytes.inc(outcome.uploaded)
             metrics.snapshot_time.labels(task).set(self._clock.now() / 1000)
             self._done[task] = outcome.mark.sequence
+            self._verified.add(task)
             self._note(
                 f"task {task}: snapshot {outcome.number} at commit {outcome.mark.sequence}: {outcome.uploaded:,} bytes "
                 f"uploaded of {outcome.size:,} in {outcome.seconds:.1f} s",
@@ -128,6 +142,7 @@ class Snapshots:
     def drop(self, task: Task) -> None:
         """The task is closed here: its job is given up."""
         name = str(task.id)
+        self._verified.discard(name)
         self._snapshotter.abandon(name_of(task))
         for known in (self._due, self._done, self._floors, self._flushing):
             known.pop(name, None)

@@ -1,10 +1,11 @@
 """The contract of a task's state: several maps, one overlay of uncommitted writes, one atomic commit."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from streams.core.errors import StateCorrupt, StateError
 from streams.core.store import KeyValueStore, StoreSpec
 
 
@@ -94,6 +95,15 @@ class StateStore(ABC):
     @abstractmethod
     def snapshot(self, directory: Path) -> None:
         """A consistent copy of the files (hard links where the file system allows)."""
+
+    @staticmethod  # noqa: B027 - a store whose files cannot be damaged unnoticed
+    def verify(directory: Path, wanted: Callable[[], None]) -> None:
+        """Read all of a snapshot; `StateCorrupt` if part of it is damaged. `wanted` is called now and then, and may
+        raise. For any thread."""
+
+    def condemn(self, what: str) -> StateError:
+        """Note that the files are damaged, so that nobody opens them again; the error to raise."""
+        return StateCorrupt(f"the files of a store are damaged: {what}")
 
     @abstractmethod
     def close(self) -> None: ...

@@ -28,7 +28,7 @@ class Feed:
         log.create([TopicSpec(t, PARTITIONS, {"retention.ms": "-1"}) for t in (TX, LABELS)])
         self.count = 0
         self._rng = random.Random(seed)
-        self._writer = log.writer("kill-feed", "feeder")
+        self.writer = log.writer("kill-feed", "feeder")
 
     def more(self, count: int) -> None:
         """`count` transactions and a label for every third of them."""
@@ -49,8 +49,8 @@ class Feed:
                 values = encode(frame)
                 if topic == TX:  # now and then a bad record
                     values = [b"broken " + v if i % 997 == 5 else v for i, v in enumerate(values, first + start)]
-                self._writer.append(Produced(topic, None, keys, values, frame["at"].to_list()))
-                self._writer.commit({}, {})
+                self.writer.append(Produced(topic, None, keys, values, frame["at"].to_list()))
+                self.writer.commit({}, {})
 
     def end(self) -> None:
         """The end marks; nothing comes after them."""
@@ -58,8 +58,8 @@ class Feed:
         for partition in range(PARTITIONS):
             mark = {"id": -1 - partition, "at": end, "card": f"end{partition}", "terminal": f"end{partition}"}
             values = encode(pl.DataFrame([{**mark, "amount": 0}]))
-            self._writer.append(Produced(TX, partition, [None], values, [end]))
+            self.writer.append(Produced(TX, partition, [None], values, [end]))
             label = encode(pl.DataFrame([{**mark, "bad": False}]))
-            self._writer.append(Produced(LABELS, partition, [None], label, [end]))
-        self._writer.commit({}, {})
-        self._writer.close()
+            self.writer.append(Produced(LABELS, partition, [None], label, [end]))
+        self.writer.commit({}, {})
+        self.writer.close()

@@ -125,9 +125,9 @@ class Runner:
         positions = {p: c.offset if (c := committed[p]) is not None else 0 for p in partitions}
         return sum(max(0, ends[p] - 2 - positions[p]) for p in partitions)
 
-    def finish(self, log: Log, app: str, limit: float = 180) -> None:
+    def finish(self, log: Log, app: str, limit: float = 180, slot: str = "0", *arguments: str) -> None:
         """Run without a kill, in large bites, until everything is processed and the output stands still."""
-        process = self.start(app, environment={"STREAMS_POLL_RECORDS": "20000"})
+        process = self.start(app, slot, {"STREAMS_POLL_RECORDS": "20000"}, *arguments)
         try:
             deadline = time.monotonic() + limit
             still, last = 0.0, -1

@@ -444,6 +444,47 @@ def test_a_snapshot_is_hard_links(tmp_path):
     store.close()
 
 
+def test_damage_of_a_snapshot_is_found_wherever_data_lie_and_the_copy_stays_as_it_was(tmp_path):
+    store = open_store(tmp_path / "s")
+    rnd = random.Random(2)
+    for turn in range(3):
+        store.map(SPEC).put_many([b"%06d" % i for i in range(3000)], [rnd.randbytes(100) for _ in range(3000)])
+        store.commit(Mark(turn + 1, "t", turn + 1))
+        store.flush()
+    store.snapshot(tmp_path / "copy")
+    files = {file.name: file.read_bytes() for file in (tmp_path / "copy").iterdir()}
+    asked = []
+    RocksStore.verify(tmp_path / "copy", lambda: asked.append(1))
+    assert asked
+    table = max((tmp_path / "copy").glob("*.sst"), key=lambda file: file.stat().st_size)
+    for place in (0, len(files[table.name]) // 4, len(files[table.name]) // 2):
+        data = bytearray(files[table.name])
+        data[place] ^= 1
+        table.unlink()  # it is a link to the store's own file
+        table.write_bytes(data)
+        with pytest.raises(StateCorrupt):
+            RocksStore.verify(tmp_path / "copy", lambda: None)
+    table.write_bytes(files[table.name])
+    RocksStore.verify(tmp_path / "copy", lambda: None)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "copy").iterdir()} == files
+
+    def unwanted():
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        RocksStore.verify(tmp_path / "copy", unwanted)
+    assert [each.name for each in tmp_path.iterdir() if "verified" in each.name] == []
+    store.close()
+
+
+def test_a_condemned_store_is_not_opened_again(tmp_path):
+    store = open_store(tmp_path)
+    assert isinstance(store.condemn("a table"), StateCorrupt)
+    store.close()
+    with pytest.raises(StateCorrupt, match="a table"):
+        open_store(tmp_path)
+
+
 def test_a_failed_snapshot_leaves_nothing(tmp_path):
     filled(tmp_path / "task")
     store = open_store(tmp_path / "task")

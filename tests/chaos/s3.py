@@ -1,0 +1,71 @@
+"""A checkpoint location on S3: a moto server, a process of its own, behind a proxy."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from streams.checkpoint.location import Location
+from tests.chaos.proxy import Proxy
+
+BUCKET = "chaos"
+URL = f"s3://{BUCKET}/checkpoints"
+SLOW_DOWN = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class S3:
+    """Workers reach it through the proxy, the test itself directly."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        with (directory / "s3.log").open("wb") as out:
+            self._process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ})
+        self.proxy = Proxy(self.port)
+        try:
+            self._wait()
+            self._make_bucket()
+        except BaseException:
+            self.close()
+            raise
+
+    def options(self, port: int) -> dict[str, str]:
+        return {
+            "endpoint": f"http://127.0.0.1:{port}",
+            "region": "us-east-1",
+            "access_key_id": "test",
+            "secret_access_key": "test",
+            "allow_http": "true",
+            "timeout": "5s",
+        }
+
+    def location(self) -> Location:
+        return Location(URL, self.options(self.port))
+
+    def close(self) -> None:
+        self.proxy.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=5):
+                    return
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+
+    def _make_bucket(self) -> None:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/{BUCKET}", method="PUT", data=b"")
+        key = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+        request.add_header("Authorization", key)
+        with urllib.request.urlopen(request, timeout=30):
+            pass
