@@ -68,6 +68,13 @@ class Running(Operator):
         made = Aggregation(inputs[0], self.aggregations, self.id or "Running")
         return (wanted - set(made.fields)) | made.needs() | set(inputs[0].key)
 
+    def store_type(self, store: str, inputs: Sequence[StreamType]) -> Mapping[str, str]:
+        made = Aggregation(inputs[0], self.aggregations, self.id or "Running")
+        return {"key": StoredKeys(inputs[0]).type, "rows": made.signature}
+
+    def key_of(self, store: str, entry: bytes, inputs: Sequence[StreamType]) -> bytes | None:
+        return None if entry == SIGNATURE else StoredKeys(inputs[0]).hashed(entry)
+
     def open(self, context: Context) -> None:
         super().open(context)
         self._keys = StoredKeys(context.inputs[0])

@@ -2,7 +2,7 @@
 
 import logging
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +138,10 @@ def make_worker(
     clock: Any = None,
     note: Callable[[str], None] | None = None,
     wait: float = 0.05,
+    kind: "type[Worker] | None" = None,
+    had: Mapping[str, int] | None = None,
 ) -> "Worker":
-    """A worker for an app on an opened log."""
+    """A worker for an app on an opened log. `kind`: another class than `Worker`; `had`: see `prepare`."""
     from streams.core.clock import SystemClock
     from streams.runtime.plan import prepare
     from streams.runtime.task import Tools
@@ -147,7 +149,7 @@ def make_worker(
     from streams.state.rocksdb import RocksStore
 
     clock = clock if clock is not None else SystemClock()
-    plan = prepare(app.name, app.topology(), opened, app.dead_letters, settings.partitions)
+    plan = prepare(app.name, app.topology(), opened, app.dead_letters, settings.partitions, had=had or {})
     state_dir = Path(settings.state_dir) / app.name / settings.slot
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     cache = settings.cache_bytes // max(1, len(plan.tasks))
@@ -179,4 +181,4 @@ def make_worker(
         download=snapshots.restore if snapshots is not None else None,
         location=snapshots.token if snapshots is not None else "",
     )
-    return Worker(tools, hook=hook, clock=clock, wait=wait, snapshots=snapshots)
+    return (kind or Worker)(tools, hook=hook, clock=clock, wait=wait, snapshots=snapshots)

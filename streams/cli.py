@@ -15,6 +15,7 @@ import click
 
 from streams.core.errors import StreamsError
 from streams.core.schema import nearest
+from streams.savepoint_cli import savepoint
 from streams.settings import Settings, load
 from streams.topics_cli import log_options, topics
 
@@ -222,6 +223,7 @@ def _crash_hook() -> Callable[[str], None] | None:
 def assembled() -> click.Group:
     """The whole command line. Packages add commands through the entry points `streams.commands`."""
     cli.add_command(topics)
+    cli.add_command(savepoint)
     for point in entry_points(group="streams.commands"):
         cli.add_command(point.load(), point.name)
     return cli
