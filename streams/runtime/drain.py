@@ -8,6 +8,9 @@ from streams.runtime.worker import Worker
 SLOT = "savepoint"
 """The slot of the worker that takes a savepoint."""
 
+PATIENCE = 90.0
+"""Seconds after which another member of the group is taken for a living worker: dead ones stay for up to a minute."""
+
 
 class DrainWorker(Worker):
     """Takes all leases and commits like any worker, so it is fenced and exact like any. What differs:
@@ -26,10 +29,17 @@ class DrainWorker(Worker):
     def _hold_back(self, task: Task) -> None:
         pass
 
+    _alone_at: float | None = None
+
     def drained(self) -> bool:
         """All tasks run here, all is committed, and every shuffle has been read to its end. StateMismatch if another
-        worker lives."""
-        if self._group is not None and self._group.members > 1:
+        worker is a member for longer than a dead one is taken for one."""
+        now = self._clock.monotonic()
+        if self._alone_at is None or self._group is None or self._group.members == 1:
+            self._alone_at = now
+        elif now - self._alone_at < PATIENCE:
+            return False
+        else:
             raise StateMismatch(
                 f"another worker of {self.plan.app!r} lives: a savepoint is taken while none works",
                 fix="stop all workers (SIGTERM or Ctrl-C) and wait until they have ended",

@@ -141,14 +141,12 @@ class Restoring:
         plan, numbers = self._plan, [t.number for t in self._plan.tasks]
         deadline = self._clock.monotonic() + _PATIENCE
         while len(group.poll(0.1, self._revoked)) < len(numbers):
-            if group.members > 1:
+            if self._clock.monotonic() > deadline:  # a dead member stays for up to a minute
                 raise StateMismatch(
-                    f"a worker of {plan.app!r} is running: a savepoint is restored while none does",
+                    f"the group {plan.app!r} has not given all tasks within {_PATIENCE:.0f} s: a worker is running",
                     where=self._log.name,
                     fix="stop it (SIGTERM or Ctrl-C), then restore",
                 )
-            if self._clock.monotonic() > deadline:
-                raise LogError(f"the group {plan.app!r} has not given its tasks within {_PATIENCE:.0f} s")
         check_fresh(self._log, plan)
         taken, _ = take_all(self._log, group, plan.app, RESTORING, plan.fingerprint, numbers, self._note)
         if len(taken) < len(numbers):

@@ -1,21 +1,143 @@
 """A savepoint in mid-stream, restored under another id: together they give what an uninterrupted run gives."""
 
-from tests.savepoints.support import check_equal, program
+import random
+
+import pytest
+
+from streams.checkpoint.savepoint import delete, list_savepoints
+from streams.core.errors import CheckpointError, StateMismatch
+from streams.runtime.restoring import RESTORE_STEPS
+from streams.runtime.savepoint import CREATE_STEPS
+from tests.savepoints.support import Crash, check_equal, crash_at, program
 
 
-def test_old_and_new_together_give_what_an_uninterrupted_run_gives(site):
+def finish(site, *apps):
+    """The last one of these applications works to the end; all of them together must be exact."""
+    site.send()
+    site.run(program(apps[-1]))
+    site.end()
+    site.run(program(apps[-1]))
+    site.run(program("whole"))
+    check_equal(site.outputs(*apps), site.outputs("whole"))
+    for part, key in (("running", "card"), ("risk", "terminal")):
+        assert site.keyed(part, key, *apps) == site.keyed(part, key, "whole")
+
+
+@pytest.mark.parametrize("turns", [1, 4, 9, 17])
+def test_old_and_new_together_give_what_an_uninterrupted_run_gives(site, turns):
     old, new = program("old"), program("new")
     site.send()
-    site.run(old, turns=9)
+    site.run(old, turns=turns)
     made = site.create("first", old)
-    assert sum(t.waiting_rows for t in made.tasks) > 20
-    assert sum(t.entries for t in made.tasks) > 50
-    site.restore("first", "old", new)
+    if turns > 4:
+        assert sum(t.waiting_rows for t in made.tasks) > 20
+        assert sum(t.entries for t in made.tasks) > 50
+    assert site.restore("first", "old", new) == []
+    finish(site, "old", "new")
+
+
+def test_the_old_application_may_go_on_and_a_savepoint_may_be_restored_again_and_again(site):
     site.send()
-    site.run(new)
-    site.end()
-    site.run(new)
-    site.run(program("whole"))
-    check_equal(site.outputs("old", "new"), site.outputs("whole"))
-    for part, key in (("running", "card"), ("risk", "terminal")):
-        assert site.keyed(part, key, "old", "new") == site.keyed(part, key, "whole")
+    site.run(program("old"), turns=9)
+    site.create("first", program("old"))
+    site.restore("first", "old", program("new"))
+    before = site.outputs("old")
+    site.send()
+    site.run(program("old"))
+    site.run(program("new"))
+    site.restore("first", "old", program("third"))
+    site.run(program("third"))
+    assert site.outputs("third") == site.outputs("new")
+    after = site.outputs("old")
+    check_equal({part: before[part] + n for part, n in site.outputs("new").items()}, after)
+
+
+@pytest.mark.parametrize("step", [*CREATE_STEPS, "state:4"])
+def test_create_dies_at_a_step_and_is_run_again(site, step):
+    name, _, times = step.partition(":")
+    site.send()
+    site.run(program("old"), turns=9)
+    with pytest.raises(Crash):
+        site.create("first", program("old"), hook=crash_at(name, int(times or 1)))
+    if name in ("named", "left"):
+        with pytest.raises(CheckpointError, match="already"):
+            site.create("first", program("old"))
+    else:
+        assert list_savepoints(site.location, "old") == []
+        site.create("first", program("old"))
+    site.restore("first", "old", program("new"))
+    finish(site, "old", "new")
+
+
+@pytest.mark.parametrize("step", RESTORE_STEPS)
+def test_restore_dies_at_a_step_and_is_run_again(site, step):
+    site.send()
+    site.run(program("old"), turns=9)
+    site.create("first", program("old"))
+    with pytest.raises(Crash):
+        site.restore("first", "old", program("new"), hook=crash_at(step))
+    if step in ("placed", "left"):
+        with pytest.raises(StateMismatch, match="has worked already"):
+            site.restore("first", "old", program("new"))
+    else:
+        if step != "checked":
+            with pytest.raises(StateMismatch, match="being restored"):
+                site.run(program("new"))
+        site.restore("first", "old", program("new"))
+    finish(site, "old", "new")
+
+
+def test_restore_dies_several_times(site, monkeypatch):
+    monkeypatch.setattr("streams.runtime.restoring._COMMIT", 500)
+    rng = random.Random(5)
+    site.send()
+    site.run(program("old"), turns=9)
+    site.create("first", program("old"))
+    for _ in range(4):
+        with pytest.raises(Crash):
+            site.restore("first", "old", program("new"), hook=crash_at("state", rng.randrange(1, 6)))
+    site.restore("first", "old", program("new"))
+    finish(site, "old", "new")
+
+
+def test_who_is_in_the_way_is_refused(site):
+    with pytest.raises(StateMismatch, match="never run"):
+        site.create("first", program("old"))
+    site.send()
+    site.run(program("old"), turns=9)
+    with pytest.raises(CheckpointError, match="not a name"):
+        site.create("../first", program("old"))
+    site.create("first", program("old"))
+    with pytest.raises(StateMismatch, match="has worked already"):
+        site.restore("first", "old", program("old"))
+    site.leave_running(program("old"))
+    with pytest.raises(StateMismatch, match="held by workers: 0"):
+        site.create("second", program("old"))
+    site.create("second", program("old"), takeover=True)  # it was killed, as --takeover says
+    assert [x.name for x in list_savepoints(site.location, "old")] == ["first", "second"]
+
+
+def test_what_is_damaged_is_refused_before_anything_is_written(site):
+    site.send()
+    site.run(program("old"), turns=9)
+    made = site.create("first", program("old"))
+    stored = random.Random(3).choice(made.objects)
+    file = site.directory / "checkpoints" / "old" / "savepoints" / "first" / stored.key
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match="is damaged: an object of it is not what it was"):
+        site.restore("first", "old", program("new"))
+    file.unlink()
+    with pytest.raises(CheckpointError, match="is damaged: an object of it is missing"):
+        site.restore("first", "old", program("new"))
+    file.write_bytes(whole)
+    site.restore("first", "old", program("new"))
+    own = site.directory / "checkpoints" / "old" / "savepoints" / "first.json"
+    own.write_bytes(own.read_bytes().replace(b'"sequence":', b'"sequence":1', 1))
+    with pytest.raises(CheckpointError, match="is damaged: its hash differs"):
+        site.restore("first", "old", program("third"))
+    assert list_savepoints(site.location, "old")[0].problem
+    assert delete(site.location, "old", "first")
+    assert not delete(site.location, "old", "first")
+    assert not site.location.objects("old/savepoints")
+    finish(site, "old", "new")
