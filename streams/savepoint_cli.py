@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -68,14 +67,11 @@ def create_command(
                 f"{app.name!r} has never run on {log.name}: there is nothing to save",
                 fix="see whether --brokers or --log-dir are those of its workers",
             )
-        started = time.monotonic()
         mine = replace(settings, slot=SLOT, commit_interval=min(settings.commit_interval, 100))
-        worker = make_worker(app, mine, log, note=click.echo, kind=DrainWorker, had=_counts(had))
+        worker = make_worker(app, mine, log, kind=DrainWorker, had=_counts(had))
         assert isinstance(worker, DrainWorker)
-        made = create(
-            name, worker, location, clock=SystemClock(), takeover=takeover, hook=_crash_hook(), note=click.echo
-        )
-        click.echo(f"savepoint {name!r} of {app.name!r}: {_contents(made)} in {time.monotonic() - started:.1f} s")
+        made = create(name, worker, location, clock=SystemClock(), takeover=takeover, hook=_crash_hook())
+        click.echo(f"savepoint {name!r} of {app.name!r}: {_contents(made)}")
     finally:
         log.close()
 
@@ -106,7 +102,6 @@ def restore_command(
     saved = _load(location, from_app or app.name, name)
     log = open_log(settings)
     try:
-        started = time.monotonic()
         plan = prepare(app.name, app.topology(), log, app.dead_letters, settings.partitions)
         restoring = Restoring(
             saved, plan, log, location, clock=SystemClock(), drop=drop, hook=_crash_hook(), note=click.echo
@@ -115,7 +110,7 @@ def restore_command(
             click.echo(text)
         click.echo(
             f"{app.name!r} begins with savepoint {name!r} of {saved.app!r}: {restoring.entries:,} entries of state, "
-            f"{restoring.rows:,} rows that wait, {len(plan.tasks)} tasks, in {time.monotonic() - started:.1f} s"
+            f"{restoring.rows:,} rows that wait, {len(plan.tasks)} tasks"
         )
     finally:
         log.close()
@@ -134,8 +129,9 @@ def list_command(app: str, file: Path | None, **options: Any) -> None:
     if not found:
         click.echo(f"{app!r} has no savepoints in {location.url}")
     for each in found:
-        click.echo(f"{each.name}  {_when(each.savepoint)}  {_contents(each.savepoint)}" if each.savepoint else
-                   f"{each.name}  cannot be read: {each.problem}")  # fmt: skip
+        made = each.savepoint
+        text = f"{_when(made)}  {_contents(made)}, {made.size:,} bytes" if made else f"cannot be read: {each.problem}"
+        click.echo(f"{each.name}  {text}")
 
 
 @savepoint.command("show")
@@ -232,7 +228,7 @@ def _when(made: "Savepoint") -> str:
 
 def _contents(made: "Savepoint") -> str:
     entries, rows = sum(t.entries for t in made.tasks), sum(t.waiting_rows for t in made.tasks)
-    return f"{len(made.tasks)} tasks, {entries:,} entries of state, {rows:,} rows that wait, {made.size:,} bytes"
+    return f"{len(made.tasks)} tasks, {entries:,} entries of state, {rows:,} rows that wait"
 
 
 def _crash_hook() -> Callable[[str], None]:

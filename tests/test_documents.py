@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *PAGES]
-ELSEWHERE = {"tutorial.md"}  # its programs are run as its reader does: tests/test_tutorial.py
+ELSEWHERE = {"tutorial.md", "savepoints.md"}  # run as their readers do: test_tutorial.py, savepoints/test_page.py
 
 
 def python_blocks(path: Path) -> list[str]:

@@ -76,7 +76,6 @@ def create(
     clock: "Clock",
     takeover: bool = False,
     hook: Callable[[str], None] = lambda step: None,
-    note: Callable[[str], None] = lambda text: None,
 ) -> Savepoint:
     """Take a savepoint of the worker's application; the worker is one that was not started yet.
 
@@ -97,7 +96,6 @@ def create(
                 told = True
                 hook("taken")
         hook("drained")
-        note("shuffles have been worked to their ends")
         # 3. Nothing moves now: what is in the stores stands at the last commit of each task.
         writing, tasks = Writing(location, plan.app, name), []
         for task in worker.tasks:
