@@ -201,11 +201,11 @@ def check_program(
     Traceback (most recent call last):
     streams.core.errors.StateMismatch: the program has changed: task 0/0 reads other topics than it did
       where: then tx; now labels
-      fix:   run the old program, or the new one under another app name (it begins anew)
+      fix:   run the old program, or carry its state over with a savepoint (docs/savepoints.md)
     """
     if sequence == 0:
         return
-    fix = "run the old program, or the new one under another app name (it begins anew)"
+    fix = "run the old program, or carry its state over with a savepoint (docs/savepoints.md)"
     if inputs_then != inputs:
         then = ", ".join(sorted(inputs_then)) or "kept elsewhere"
         raise StateMismatch(

@@ -1,6 +1,7 @@
 """`streams savepoint`: keep a whole application under a name, and begin another one with it."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -71,6 +72,7 @@ def create_command(
         worker = make_worker(app, mine, log, kind=DrainWorker, had=_counts(had))
         assert isinstance(worker, DrainWorker)
         made = create(name, worker, location, clock=SystemClock(), takeover=takeover, hook=_crash_hook())
+        shutil.rmtree(worker.tools.state_dir, ignore_errors=True)  # its copy of the state is not needed any more
         click.echo(f"savepoint {name!r} of {app.name!r}: {_contents(made)}")
     finally:
         log.close()
@@ -94,7 +96,7 @@ def restore_command(
     from streams.app import open_log
     from streams.cli import find
     from streams.core.clock import SystemClock
-    from streams.runtime.plan import prepare
+    from streams.runtime.plan import Plan, prepare
     from streams.runtime.restoring import Restoring
 
     app, settings = find(program), load(options, file=file)
@@ -102,7 +104,11 @@ def restore_command(
     saved = _load(location, from_app or app.name, name)
     log = open_log(settings)
     try:
-        plan = prepare(app.name, app.topology(), log, app.dead_letters, settings.partitions)
+        topology = app.topology()
+
+        def plan(make: bool) -> Plan:
+            return prepare(app.name, topology, log, app.dead_letters, settings.partitions, make=make)
+
         restoring = Restoring(
             saved, plan, log, location, clock=SystemClock(), drop=drop, hook=_crash_hook(), note=click.echo
         )
@@ -110,7 +116,7 @@ def restore_command(
             click.echo(text)
         click.echo(
             f"{app.name!r} begins with savepoint {name!r} of {saved.app!r}: {restoring.entries:,} entries of state, "
-            f"{restoring.rows:,} rows that wait, {len(plan.tasks)} tasks"
+            f"{restoring.rows:,} rows that wait, {restoring.tasks} tasks"
         )
     finally:
         log.close()

@@ -5,7 +5,7 @@ from streams.core.record import TopicPartition
 from streams.runtime.task import Task
 from streams.runtime.worker import Worker
 
-SLOT = "savepoint"
+SLOT = "taking-a-savepoint"
 """The slot of the worker that takes a savepoint."""
 
 PATIENCE = 90.0

@@ -75,9 +75,10 @@ def prepare(
     partitions: int,
     *,
     had: Mapping[str, int] = MappingProxyType({}),
+    make: bool = True,
 ) -> Plan:
     """Find the program's topics, make those that are its own, and place its tasks. `had`: partition counts that source
-    topics had before they were given more, for who does not read them.
+    topics had before they were given more, for who does not read them. `make` False: make none.
 
     Source topics must exist; sinks, the dead-letter topic and internal topics are made where they are missing.
     """
@@ -105,9 +106,10 @@ def prepare(
         for node in sub.nodes:
             if node.sink is not None:
                 free.append(TopicSpec(node.sink.topic, node.sink.partitions or most, {"retention.ms": "-1"}))
-    log.create([*bound, *free])
+    if make:
+        log.create([*bound, *free])
     topics = {**found, **log.topics([t.name for t in (*bound, *free)])}
-    _check_counts(app, topics, bound)
+    _check_counts(app, topics, [spec for spec in bound if spec.name in topics])
     fingerprint = topology.fingerprint(counts)
     return Plan(app, topology, counts, topics, fingerprint, tuple(tasks), dead_letters)
 

@@ -46,12 +46,15 @@ _PATIENCE = 120.0
 
 
 class Restoring:
-    """One restore. Raises CheckpointError (damaged), StateMismatch (it does not fit; the application has run)."""
+    """One restore. `make_plan(False)` gives the program's plan, `make_plan(True)` makes its topics as well.
+
+    Raises CheckpointError (damaged), StateMismatch (it does not fit; the application has run).
+    """
 
     def __init__(
         self,
         saved: Savepoint,
-        plan: Plan,
+        make_plan: Callable[[bool], Plan],
         log: Log,
         location: Location,
         *,
@@ -60,7 +63,8 @@ class Restoring:
         hook: Callable[[str], None] = lambda step: None,
         note: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._saved, self._plan, self._log, self._location = saved, plan, log, location
+        self._saved, self._make_plan, self._log, self._location = saved, make_plan, log, location
+        self._plan = plan = make_plan(False)
         self._clock, self._drop, self._hook, self._note = clock, set(drop), hook, note
         self._positions = Positions(saved)
         self._sequence = dict.fromkeys((t.number for t in plan.tasks), 0)
@@ -76,16 +80,18 @@ class Restoring:
         self._lost: list[int] = []
         self.entries = self.rows = 0
         """Entries of state and waiting rows that were carried over."""
+        self.tasks = len(plan.tasks)
 
     def run(self) -> list[str]:
         """Do it; what is to be told about it."""
-        # 1. Check everything before anything is written.
+        # 1. Check everything before anything is made or written.
         made = fit(self._saved, self._plan.topology, self._plan.partitions, self._drop)
         self._check_data()
-        check_fresh(self._log, self._plan)
         for task in self._plan.tasks:
             inputs = self._plan.topology.subs[task.sub].inputs
             self._position(task.sub, task.partition, [Begin(0, 0)] * len(inputs))
+        self._plan = self._make_plan(True)
+        check_fresh(self._log, self._plan)
         self._hook("checked")
         group = self._log.group(self._plan.app, RESTORING, len(self._plan.tasks))
         writer: LogWriter | None = None

@@ -28,7 +28,7 @@ from streams.checkpoint.savepoint import (
 )
 from streams.codec.blocks import ShuffleBlock, encode_block
 from streams.core.drawing import as_text
-from streams.core.errors import StateMismatch
+from streams.core.errors import CheckpointError, StateMismatch
 from streams.core.time import NEVER
 from streams.core.topology import SubTopology, Topology
 from streams.log.base import Log
@@ -116,6 +116,9 @@ def create(
         # 5. Give the leases back.
         worker.leave()
         hook("left")
+    except CheckpointError:
+        worker.leave()  # the location failed: nobody need take our tasks over
+        raise
     finally:
         worker.close()
     return made

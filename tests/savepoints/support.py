@@ -174,9 +174,9 @@ class Site:
             state_dir=str(self.directory / "state"), commit_interval=1, poll_records=50, partitions=2, **more
         )
 
-    def run(self, app, turns=None):
+    def run(self, app, turns=None, **more):
         """Work until all is processed and committed, or so many turns; then stop as on SIGTERM."""
-        worker = make_worker(app, self.settings(), self.log, clock=self.clock, note=self.notes.append, wait=0.0)
+        worker = make_worker(app, self.settings(**more), self.log, clock=self.clock, note=self.notes.append, wait=0.0)
         try:
             worker.start()
             quiet = done = 0
@@ -202,8 +202,8 @@ class Site:
         worker.close()
         self.clock.sleep(11)
 
-    def create(self, name, app, hook=None, takeover=False, had=None):
-        settings = replace(self.settings(), slot=SLOT)
+    def create(self, name, app, hook=None, takeover=False, had=None, **more):
+        settings = replace(self.settings(**more), slot=SLOT)
         worker = make_worker(
             app, settings, self.log, clock=self.clock, note=self.notes.append, wait=0.0, kind=DrainWorker, had=had
         )
@@ -222,7 +222,11 @@ class Site:
         return load(self.location, app, name)
 
     def restore(self, name, old, app, hook=None, drop=()):
-        plan = prepare(app.name, app.topology(), self.log, app.dead_letters, 2)
+        topology = app.topology()
+
+        def plan(make):
+            return prepare(app.name, topology, self.log, app.dead_letters, 2, make=make)
+
         saved = load(self.location, old, name)
         made = Restoring(
             saved,

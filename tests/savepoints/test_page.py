@@ -1,8 +1,11 @@
 """docs/savepoints.md, as its reader works through it."""
 
+import pytest
+
 from tests.tutorial import ROOT, Reader
 
 
+@pytest.mark.slow
 def test_the_page_does_what_it_shows(tmp_path):
     here = tmp_path / "shop"
     here.mkdir()

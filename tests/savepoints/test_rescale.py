@@ -10,6 +10,7 @@ from streams.core.store import StoreSpec
 from tests.savepoints.support import Tx, check_equal, program
 
 
+@pytest.mark.slow
 def test_from_two_to_three_to_one_partition(site):
     site.send()
     site.run(program("two"), turns=9)
@@ -94,6 +95,7 @@ def test_state_without_keys_is_refused_by_name(site):
     site.create("first", unkeyed("two", 2))
     with pytest.raises(StateMismatch, match="'keeper/last' cannot go from 2 to 3 partitions: Last does not say"):
         site.restore("first", "two", unkeyed("three", 3))
+    assert not [t for t in site.log.all_topics() if t.startswith("three")]  # so another count may be tried
     site.restore("first", "two", unkeyed("again", 2))
     site.send()
     site.run(unkeyed("again", 2))

@@ -4,6 +4,8 @@ import random
 
 import pytest
 
+from streams.checkpoint.collect import verify
+from streams.checkpoint.manifest import tasks
 from streams.checkpoint.savepoint import delete, list_savepoints
 from streams.core.errors import CheckpointError, StateMismatch
 from streams.runtime.restoring import RESTORE_STEPS
@@ -87,6 +89,7 @@ def test_restore_dies_at_a_step_and_is_run_again(site, step):
     finish(site, "old", "new")
 
 
+@pytest.mark.slow
 def test_restore_dies_several_times(site, monkeypatch):
     monkeypatch.setattr("streams.runtime.restoring._COMMIT", 500)
     rng = random.Random(5)
@@ -115,6 +118,35 @@ def test_who_is_in_the_way_is_refused(site):
         site.create("second", program("old"))
     site.create("second", program("old"), takeover=True)  # it was killed, as --takeover says
     assert [x.name for x in list_savepoints(site.location, "old")] == ["first", "second"]
+
+
+def test_a_location_that_fails_leaves_no_leases_behind(site, monkeypatch):
+    def refuse(self, data):
+        raise CheckpointError("no space left in the checkpoint location")
+
+    site.send()
+    site.run(program("old"), turns=9)
+    with monkeypatch.context() as patch:
+        patch.setattr("streams.checkpoint.savepoint.Writing.put", refuse)
+        with pytest.raises(CheckpointError, match="no space left"):
+            site.create("first", program("old"))
+    assert not any(lease and lease.held for lease in site.log.leases("old", range(8)).values())
+    site.create("first", program("old"))
+
+
+def test_with_snapshots_in_the_same_place(site):
+    """The names of savepoints are nothing to snapshots, and state is found where changelogs are trimmed."""
+    place = str(site.directory / "checkpoints")
+    site.send()
+    site.run(program("old"), turns=9, checkpoints=place, snapshot_interval=1, snapshots_kept=1)
+    assert tasks(site.location, "old")
+    site.create("objects", program("old"), checkpoints=place)
+    site.create("manifests", program("old"), checkpoints=place)
+    assert set(tasks(site.location, "old")) <= {f"{s}-{p}" for s in range(4) for p in range(2)}
+    assert list(verify(site.location, "old")) == []
+    assert [x.problem for x in list_savepoints(site.location, "old")] == ["", ""]
+    site.restore("objects", "old", program("new"))
+    finish(site, "old", "new")
 
 
 def test_what_is_damaged_is_refused_before_anything_is_written(site):
