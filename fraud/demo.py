@@ -4,6 +4,7 @@ Three processes: a feeder writes the generator's days, a worker runs the pipelin
 may be killed at any instant: what is committed stays, and the next start goes on from there.
 """
 
+import logging
 import multiprocessing
 import os
 import shutil
@@ -11,22 +12,36 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from fraud.feed import AUTH, DAY_MS, LABELS, create_topics, days_written, feed, start_of
+from fraud.feed import AUTH, LABELS, create_topics, days_written, feed, start_of
 from fraud.generator import Profile
+from fraud.progress import Found, as_line
 from fraud.report import ALERTS, measure
 from streams.app import make_worker, open_log
 from streams.core.errors import StreamsError
 from streams.core.record import TopicPartition
 from streams.log.base import Log, LogReader
+from streams.runtime.reporter import Status
 from streams.settings import Settings
+from streams.terminal import logs
+from streams.terminal.display import Display, choose
+from streams.terminal.figures import Figures, Meter, near
+from streams.terminal.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+    from rich.console import RenderableType
+
+_log = logging.getLogger("fraud.demo")
 
 PARTITIONS = 4
 _LABEL_DAYS = 7
@@ -40,31 +55,34 @@ COMMAND = ".venv/bin/streams" if sys.argv[0].endswith(".venv/bin/streams") else 
 @click.option("--days", default=183, show_default=True, help="How many days of payments to generate.")
 @click.option("--rate", type=float, help="Days a second.  [default: as fast as possible]")
 @click.option("--fresh", is_flag=True, help="Delete what an earlier demo left, and start anew.")
-def command(directory: str, days: int, rate: float | None, fresh: bool) -> None:
-    """Find card fraud in half a year of payments: no server, no Docker, no Java.
+@click.option("--plain", is_flag=True, help="Lines instead of the live view, on a terminal too.")
+def command(directory: str, days: int, rate: float | None, fresh: bool, plain: bool) -> None:
+    """Find card fraud in half a year of payments, right here.
 
-    The generator is the Fraud Detection Handbook's, exactly: 1,754,155 payments, 14,681 of them frauds. Stop with
-    Ctrl-C or kill -9, start again: it goes on where it stood, and no alert is lost or doubled.
+    No server, no Docker, no Java. The generator is the Fraud Detection Handbook's, exactly: 1,754,155 payments, 14,681
+    of them frauds. Stop with Ctrl-C or kill -9, start again: it goes on where it stood; no alert is lost or doubled.
+
+    Exit codes: 0 finished or stopped, 1 an error, 2 wrong usage.
     """
     path = Path(directory)
     if fresh:
         shutil.rmtree(path, ignore_errors=True)
-    Demo(path, days, rate).run()
+    logs.set_up(quiet=False, as_json=False)
+    Demo(path, days, rate, choose(plain=plain)).run()
 
 
 class Demo:
     """Starts the two processes and watches."""
 
-    def __init__(self, directory: Path, days: int, rate: float | None) -> None:
-        self.directory, self.days, self.rate = directory, days, rate
+    def __init__(self, directory: Path, days: int, rate: float | None, display: Display) -> None:
+        self.directory, self.days, self.rate, self.display = directory, days, rate, display
         self.profile = Profile(days=days)
         self.settings = Settings(log_dir=str(directory / "log"), state_dir=str(directory / "state"), slot="demo")
-        self.alerts: Counter[str] = Counter()
-        self.watermark: int | None = None
+        self.found = Found(days=days, start=start_of(self.profile))
+        self.status = Status()
         self.stopped = False
 
     def run(self) -> None:
-        started = time.monotonic()
         log = open_log(self.settings)
         try:
             create_topics(log, PARTITIONS)
@@ -86,62 +104,86 @@ class Demo:
                 click.echo(
                     f"{self.days} days of card payments through fraud/pipeline.py; Ctrl-C stops, a new start goes on"
                 )
-            self._watch(log, total, started)
+            self._watch(log, total)
         finally:
             log.close()
 
-    def _watch(self, log: Log, total: int, started: float) -> None:
+    def _watch(self, log: Log, total: int) -> None:
         context = multiprocessing.get_context("spawn")
         told, tells = context.Pipe(duplex=False)
         work = context.Process(target=_worker, args=(self.settings, tells), daemon=True)
         feeding = context.Process(target=_feeder, args=(self.settings, self.days, self.rate), daemon=True)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._stop)
+        meter = Meter("fraud", "demo", near(log.name))
+        old = signal.signal(signal.SIGINT, signal.SIG_IGN)  # they inherit it: Ctrl-C is ours, while they start, too
         work.start()
         feeding.start()
-        reader = None
-        shown, records, first_alert, before = 0.0, 0, 0.0, (started, 0)
-        rate_in = 0.0
+        signal.signal(signal.SIGINT, old)
+        tells.close()
+        with Interrupts(self._stop, at_once=self.display.close, resumed=self.display.anew), self.display:
+            self.display.show(lambda: meter.look(self.status), self._draw, lambda f: as_line(f, self.found))
+            try:
+                self._until_done(log, told, {"worker": work, "feeder": feeding}, total)
+            finally:
+                self._end(told, [feeding, work])
+        self._ended(log, meter.look(self.status))
+
+    def _until_done(self, log: Log, told: Connection, processes: "dict[str, BaseProcess]", total: int) -> None:
+        reader, looked, started = None, time.monotonic(), time.monotonic()
         try:
             while not self.stopped:
-                for process, name in ((work, "worker"), (feeding, "feeder")):
+                self._hear(told)
+                for name, process in processes.items():
                     if process.exitcode not in (None, 0):
+                        self._hear(told)
                         raise StreamsError(
                             f"the {name} ended with exit code {process.exitcode}; its error stands above",
                             fix="run the same command again: it goes on where it stood",
                         )
-                while told.poll(0.05):
-                    records, self.watermark = told.recv()
                 reader = reader or self._alerts_reader(log)
                 if reader is not None:
                     self._count(reader)
                 now = time.monotonic()
-                if self.alerts and not first_alert:
-                    first_alert = now - started
-                if now - shown >= 2:
-                    shown = now
-                    rate_in = (records - before[1]) / (now - before[0])
-                    before = (now, records)
-                    self._line(rate_in)
+                if self.found.alerts and self.found.first is None:
+                    self.found.first = now - started
+                if now - looked >= 2:
+                    looked = now
                     if days_written(log) >= total and self._finished(log):
-                        break
+                        return
         finally:
-            for process in (feeding, work):
-                if process.is_alive() and process.pid is not None:
-                    os.kill(process.pid, signal.SIGTERM)
-            for process in (feeding, work):
-                process.join(30)
             if reader is not None:
                 self._count(reader)
                 reader.close()
-        spent = time.monotonic() - started
+
+    def _hear(self, told: Connection) -> None:
+        """What the worker says: its status, and notes of its log."""
+        try:
+            while told.poll(0.05):
+                said = told.recv()
+                if isinstance(said, Status):
+                    self.status = said
+                else:
+                    level, text = said
+                    _log.log(level, "%s", text)
+        except EOFError:
+            time.sleep(0.05)  # it has ended; the caller looks at its exit code
+
+    def _end(self, told: Connection, processes: "list[BaseProcess]") -> None:
+        for process in processes:
+            if process.is_alive() and process.pid is not None:
+                os.kill(process.pid, signal.SIGTERM)
+        deadline = time.monotonic() + 30
+        while any(p.is_alive() for p in processes) and time.monotonic() < deadline:
+            self._hear(told)
+        self._hear(told)
+
+    def _ended(self, log: Log, figures: Figures) -> None:
         if self.stopped:
-            click.echo(f"stopped after {spent:.0f} s; the same command goes on from here")
+            click.echo(f"stopped after {figures.seconds:.0f} s; the same command goes on from here")
             return
-        self._line(rate_in)
+        records, spent = figures.status.records_in, figures.seconds
+        first = f"first alert after {self.found.first:.1f} s" if self.found.first is not None else "no alert"
         click.echo(
-            f"\ndone in {spent:.0f} s: {records:,} records in this run ({records / spent:,.0f}/s on average), "
-            f"first alert after {first_alert:.1f} s\n"
+            f"\ndone in {spent:.0f} s: {records:,} records in this run ({records / spent:,.0f}/s on average), {first}\n"
         )
         self._summary(log)
 
@@ -152,15 +194,10 @@ class Demo:
             f"look at it: {COMMAND} tasks fraud.pipeline:app --log-dir {self.directory / 'log'}"
         )
 
-    def _line(self, rate: float) -> None:
-        """How far event time has come in the pipeline, how fast, and what was found."""
-        reasons = "  ".join(f"{code} {count:,}" for code, count in sorted(self.alerts.items()))
-        if self.watermark is None:
-            click.echo(f"starting    {rate:9,.0f} records/s")
-            return
-        passed = (self.watermark - start_of(self.profile)) // DAY_MS + 1
-        day = f"day {min(max(passed, 0), self.days):3} of {self.days}"
-        click.echo(f"{day}  {rate:9,.0f} records/s  alerts {sum(self.alerts.values()):6,}  {reasons}")
+    def _draw(self, figures: Figures) -> "RenderableType":
+        from fraud.view import DemoView
+
+        return DemoView(figures, self.found)
 
     def _finished(self, log: Log) -> bool:
         """Every record of the feed, and of the shuffle, has been processed and committed."""
@@ -184,10 +221,11 @@ class Demo:
             for records in found:
                 for value in records.values():
                     # The reason is the only capitals in an alert: no need to decode thousands of them to count them.
-                    self.alerts[(value or b"").partition(b'"reason":"')[2].partition(b'"')[0].decode()] += 1
+                    self.found.alerts[(value or b"").partition(b'"reason":"')[2].partition(b'"')[0].decode()] += 1
 
-    def _stop(self, *_: Any) -> None:
+    def _stop(self, why: str) -> None:
         self.stopped = True
+        _log.info("stopping (%s)", why)
 
 
 def _watch_parent(stop: Callable[[], None]) -> None:
@@ -203,13 +241,23 @@ def _watch_parent(stop: Callable[[], None]) -> None:
 
 
 def _worker(settings: Settings, tells: Connection) -> None:
+    """Runs the pipeline; says its status, its notes and its error through the pipe, since the terminal is taken."""
     os.environ.setdefault("POLARS_MAX_THREADS", "1")
-    from fraud.pipeline import app
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all of us; the demo passes SIGTERM on
+    saying = threading.Lock()
+
+    def say(what: object) -> None:
+        with saying, suppress(BrokenPipeError):  # the demo was killed: we end soon
+            tells.send(what)
+
+    def note(text: str, level: int = logging.WARNING, *, task: str = "") -> None:
+        say((level, text))
 
     log = open_log(settings)
     try:
-        worker = make_worker(app, settings, log)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all of us; the demo passes SIGTERM on
+        from fraud.pipeline import app
+
+        worker = make_worker(app, settings, log, note=note)
         signal.signal(signal.SIGTERM, lambda *_: worker.stop())
         _watch_parent(worker.stop)
         worker.start()
@@ -219,12 +267,17 @@ def _worker(settings: Settings, tells: Connection) -> None:
                 worker.turn()
                 if time.monotonic() - told > 0.5:
                     told = time.monotonic()
-                    tells.send((worker.status.records_in, worker.status.watermark))
+                    say(worker.status)
             worker.leave()
+            say(worker.status)
         finally:
             worker.close()
-    except (BrokenPipeError, KeyboardInterrupt):
-        pass
+    except StreamsError as error:
+        say((logging.ERROR, str(error)))
+        sys.exit(1)
+    except Exception:
+        say((logging.ERROR, traceback.format_exc()))
+        sys.exit(1)
     finally:
         log.close()
 

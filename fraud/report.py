@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import polars as pl
 
 from fraud.feed import TRUTH
-from streams.core.record import TopicPartition
 from streams.log.base import Log
+from streams.log.reading import read_all
 
 ALERTS = "fraud.alerts"
 FIRST_DAY = 30
@@ -79,19 +79,7 @@ def measure(log: Log) -> Quality:
 
 def _rows(log: Log, topic: str, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
     frames = [pl.DataFrame(schema=schema)]
-    partitions = [TopicPartition(topic, p) for p in range(log.topics([topic])[topic].partitions)]
-    starts, ends = log.starts(partitions), log.ends(partitions)
-    left = {p for p in partitions if ends[p] > starts[p]}
-    reader = log.reader()
-    try:
-        reader.assign(starts)
-        while left:
-            for records in reader.poll(100_000, 0.1):
-                rows = [json.loads(v) for v in records.values() if v]
-                frames.append(pl.DataFrame([[r[c] for c in schema] for r in rows], schema=schema, orient="row"))
-                if records.next_offset >= ends[records.source]:
-                    left.discard(records.source)
-            left -= {p for p in left if reader.caught_up(p)}
-    finally:
-        reader.close()
+    for records in read_all(log, topic, most=100_000):
+        rows = [json.loads(v) for v in records.values() if v]
+        frames.append(pl.DataFrame([[r[c] for c in schema] for r in rows], schema=schema, orient="row"))
     return pl.concat(frames)

@@ -1,7 +1,7 @@
 """Window: aggregates by key and window of event time."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -183,6 +183,18 @@ class Window(Operator):
         made = self._settle(touched, closed)
         self._store.flush(closed)
         return made
+
+    def state_of(self, key: Sequence[Any]) -> list[dict[str, Any]] | None:
+        """The open windows of a key, as the rows that they would give now, the earliest first; None if none is."""
+        bare = self._keys.encode_one(key)
+        found = [instant_bytes(start) + bare for start in sorted(self._store.starts)]
+        held = [(name, raw) for name in found if (raw := self._store.get(name)) is not None]
+        if not held:
+            return None
+        frame = self._stored_frame([name for name, _ in held])
+        rows = np.frombuffer(b"".join(raw for _, raw in held), self._made.layout)
+        bounds = [frame[_START].alias("window_start"), (frame[_START] + self.windows.size).alias("window_end")]
+        return frame.select(self._keys.columns).hstack([*bounds, *self._made.results(rows)]).to_dicts()
 
     # ---- inside
 

@@ -14,6 +14,7 @@ from polars.exceptions import ColumnNotFoundError, PolarsError, SchemaError, Sha
 
 from streams.core.batch import HIDDEN, METADATA, TIME, WATERMARK, Batch
 from streams.core.errors import UnknownColumn, WrongType
+from streams.core.failures import report
 from streams.core.operator import Context
 from streams.core.schema import INT64, Field, StreamType, nearest
 
@@ -209,7 +210,8 @@ _OURS = (ColumnNotFoundError, SchemaError, ShapeError)
 
 
 def cause(context: Context, error: BaseException) -> str:
-    """A dead letter's cause: `operator-id: ExceptionType: text`."""
+    """A dead letter's cause: `operator-id: ExceptionType: text`. Whoever watches is told of the exception itself."""
+    report(context.operator_id, error)
     return f"{context.operator_id}: {type(error).__name__}: {_text(error) if isinstance(error, PolarsError) else error}"
 
 

@@ -107,6 +107,10 @@ class Calls:
     def cells(self) -> Mapping[str, Cell[Any]]:
         return self._values.cells()
 
+    def state_of(self, key: Sequence[Any]) -> dict[str, Any] | None:
+        """The values of a key, by name; None if it has none."""
+        return self._values.peek(self.keys.encode_one(key))
+
     # ---- what the engine calls
 
     def rows(self, batches: Sequence[tuple[int, Batch]]) -> Batch | None:

@@ -214,6 +214,9 @@ class Keyed(Operator, Generic[In, Out]):
     def drain(self) -> None:
         self._calls.drain()
 
+    def state_of(self, key: Sequence[Any]) -> dict[str, Any] | None:
+        return self._calls.state_of(key)
+
     def _output_key(self) -> tuple[str, ...]:
         return (self.key,) if isinstance(self.key, str) else tuple(self.key)
 

@@ -1,6 +1,7 @@
 """Running: aggregates by key as of each row."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,6 +109,13 @@ class Running(Operator):
             self._store.put(SIGNATURE, self._signature)
             self._signed = True
         self._state.drain()
+
+    def state_of(self, key: Sequence[Any]) -> dict[str, Any] | None:
+        """The aggregations as of the key's last row, by name; None if it had none."""
+        raw = self._store.get(self._keys.encode_one(key))
+        if raw is None:
+            return None
+        return {s.name: s.item() for s in self._made.results(np.frombuffer(raw, self._made.layout))}
 
     def _fold(self, frame: pl.DataFrame) -> Mapping[str, Array]:
         """The folded parts as of each row; the state follows once all of it has succeeded."""

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from streams.core.errors import StateMismatch
+from streams.core.errors import StateMismatch, WrongType
 from streams.core.keys import key_bytes
 from streams.core.schema import StreamType
 
@@ -44,6 +44,18 @@ class StoredKeys:
             marked = pl.select(pl.lit(b"=") + keys).to_series() if len(keys) else keys
             return marked.fill_null(_NULL)
         return keys.fill_null(_NULL) if keys.null_count() else keys
+
+    def encode_one(self, key: Sequence[Any]) -> bytes:
+        """The bytes of the key with these values."""
+        if len(key) != len(self.columns):
+            raise WrongType(
+                f"a key of {len(key)} values, the stream's has {len(self.columns)}",
+                fix=f"give {', '.join(self.columns)}",
+            )
+        made: bytes = self.encode(
+            pl.DataFrame([pl.Series(n, [v], dtype=t) for n, v, t in zip(self.columns, key, self.dtypes, strict=True)])
+        ).item()
+        return made
 
     def decode(self, keys: Sequence[bytes]) -> list[tuple[Any, ...]]:
         """The values of the key columns of each key."""

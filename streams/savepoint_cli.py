@@ -1,5 +1,6 @@
 """`streams savepoint`: keep a whole application under a name, and begin another one with it."""
 
+import logging
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import click
 from streams.core.errors import CheckpointError, SettingsError, StreamsError
 from streams.core.schema import nearest
 from streams.settings import Settings, load
-from streams.topics_cli import log_options
+from streams.settings_cli import log_options
 
 if TYPE_CHECKING:
     from streams.checkpoint.location import Location
@@ -53,8 +54,8 @@ def create_command(
     is never deleted by itself.
     """
     from streams.app import make_worker, open_log
-    from streams.cli import find
     from streams.core.clock import SystemClock
+    from streams.programs import find
     from streams.runtime.drain import SLOT, DrainWorker
     from streams.runtime.plan import lease_topic
     from streams.runtime.savepoint import create
@@ -94,8 +95,8 @@ def restore_command(
     is found by operator id and store. Start workers when this has ended.
     """
     from streams.app import open_log
-    from streams.cli import find
     from streams.core.clock import SystemClock
+    from streams.programs import find
     from streams.runtime.plan import Plan, prepare
     from streams.runtime.restoring import Restoring
 
@@ -109,9 +110,7 @@ def restore_command(
         def plan(make: bool) -> Plan:
             return prepare(app.name, topology, log, app.dead_letters, settings.partitions, make=make)
 
-        restoring = Restoring(
-            saved, plan, log, location, clock=SystemClock(), drop=drop, hook=_crash_hook(), note=click.echo
-        )
+        restoring = Restoring(saved, plan, log, location, clock=SystemClock(), drop=drop, hook=_crash_hook(), note=_say)
         for text in restoring.run():
             click.echo(text)
         click.echo(
@@ -186,6 +185,10 @@ def delete_command(name: str, app: str, file: Path | None, **options: Any) -> No
     if not delete(location, app, name):
         raise _none(location, app, name)
     click.echo(f"savepoint {name!r} of {app!r} is deleted")
+
+
+def _say(text: str, level: int = logging.WARNING, *, task: str = "") -> None:
+    click.echo(text)
 
 
 def _counts(given: tuple[str, ...]) -> dict[str, int]:

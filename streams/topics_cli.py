@@ -2,40 +2,35 @@
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from streams.cli_group import Guessing
 from streams.core.clock import SystemClock
-from streams.core.errors import RecordError, TopicMismatch, TopicMissing
-from streams.core.record import Produced, TopicPartition
-from streams.core.schema import nearest
-from streams.log.base import Log, TopicInfo, TopicSpec
-from streams.settings import Settings, load
+from streams.core.errors import RecordError, TopicMismatch
+from streams.core.record import Produced
+from streams.log.base import Log, TopicSpec
+from streams.log.reading import read_all, topic_info
+from streams.settings import load
+from streams.settings_cli import log_options as log_options
 
 
-def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(
-        (
-            click.option("--brokers", help="Kafka's addresses, host:port,...  Without it: the embedded log."),
-            click.option("--log-dir", help=f"Directory of the embedded log.  [default: {Settings.log_dir}]"),
-            click.option(
-                "--settings",
-                "file",
-                type=click.Path(path_type=Path),
-                help="A TOML file of settings; the environment (STREAMS_...) and options override it.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
-@click.group()
+@click.group(cls=Guessing)
 def topics() -> None:
-    """Create and list topics, write records to them and read them."""
+    """Create and list topics, write and read records.
+
+    For trying things out and for scripts: records are lines of text. They act on the embedded log, or with --brokers
+    on Kafka.
+
+    \b
+    streams topics create payments --partitions 4
+    streams topics write payments --key card_id < payments.jsonl
+    streams topics read payments
+
+    Exit codes: 0 fine, 1 an error, 2 wrong usage.
+    """
 
 
 def _open(file: Path | None, options: dict[str, Any]) -> Log:
@@ -44,23 +39,18 @@ def _open(file: Path | None, options: dict[str, Any]) -> Log:
     return open_log(load(options, file=file))
 
 
-def _info(log: Log, name: str) -> TopicInfo:
-    found = log.topics([name]).get(name)
-    if found is None:
-        raise TopicMissing(
-            f"no topic {name!r}{nearest(name, log.all_topics())}",
-            where=log.name,
-            fix=f"create it: streams topics create {name}",
-        )
-    return found
-
-
 @topics.command("create")
 @click.argument("names", nargs=-1, required=True)
-@click.option("--partitions", default=4, show_default=True, help="Number of partitions.")
+@click.option("--partitions", type=click.IntRange(1), default=4, show_default=True, help="Number of partitions.")
 @log_options
 def create(names: tuple[str, ...], partitions: int, file: Path | None, **options: Any) -> None:
-    """Create topics that are kept for ever (retention.ms=-1)."""
+    """Create topics that are kept for ever (retention.ms=-1).
+
+    A topic that exists already with as many partitions is left as it is.
+
+    \b
+    streams topics create payments labels --partitions 8
+    """
     log = _open(file, options)
     try:
         log.create([TopicSpec(name, partitions, {"retention.ms": "-1"}) for name in names])
@@ -79,7 +69,11 @@ def create(names: tuple[str, ...], partitions: int, file: Path | None, **options
 @topics.command("list")
 @log_options
 def list_(file: Path | None, **options: Any) -> None:
-    """List the topics of the log."""
+    """List the topics of the log and their partitions, those that applications made for themselves included.
+
+    \b
+    streams topics list --brokers localhost:9092
+    """
     log = _open(file, options)
     try:
         found = log.topics(log.all_topics())
@@ -103,7 +97,7 @@ def write(name: str, key: str | None, file: Path | None, **options: Any) -> None
     """
     log = _open(file, options)
     try:
-        _info(log, name)
+        topic_info(log, name)
         lines = [line.rstrip(b"\n") for line in sys.stdin.buffer if line.strip()]
         keys = [_key(line, key, number) for number, line in enumerate(lines, 1)]
         writer = log.writer("streams-topics-write", "cli")
@@ -131,22 +125,18 @@ def _key(line: bytes, field: str | None, number: int) -> bytes | None:
 @click.argument("name")
 @log_options
 def read(name: str, file: Path | None, **options: Any) -> None:
-    """Print the committed records of topic NAME, a line each, partition by partition as they come, and end."""
+    """Print the committed records of topic NAME, a line each, and end.
+
+    Partition by partition as they come; records that are committed later are not waited for.
+
+    \b
+    streams topics read alerts | head
+    """
     log = _open(file, options)
     try:
-        partitions = [TopicPartition(name, p) for p in range(_info(log, name).partitions)]
-        starts, ends = log.starts(partitions), log.ends(partitions)
-        left = {p for p in partitions if ends[p] > starts[p]}
-        reader = log.reader()
-        reader.assign(starts)
-        while left:
-            for records in reader.poll(10_000, 0.1):
-                for value in records.values():
-                    sys.stdout.buffer.write((value or b"") + b"\n")
-                if records.next_offset >= ends[records.source]:
-                    left.discard(records.source)
-            left -= {p for p in left if reader.caught_up(p)}
-        reader.close()
+        for records in read_all(log, name):
+            for value in records.values():
+                sys.stdout.buffer.write((value or b"") + b"\n")
     finally:
         sys.stdout.flush()
         log.close()

@@ -1,6 +1,9 @@
 """What the documents show runs, and their links lead somewhere."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *PAGES]
-ELSEWHERE = {"tutorial.md", "savepoints.md"}  # run as their readers do: test_tutorial.py, savepoints/test_page.py
+ELSEWHERE = {"tutorial.md", "savepoints.md", "testing.md"}  # run as their readers do: tests/test_tutorial.py ...
 
 
 def python_blocks(path: Path) -> list[str]:
@@ -55,6 +58,19 @@ def test_the_programs_of_a_page_run_in_order_and_in_one_namespace(path, tmp_path
     for name in [n for n in scope if n.startswith("test_")]:
         if not scope[name].__code__.co_argcount:  # those with fixtures are shown, not run
             scope[name]()
+
+
+def test_the_guide_to_testing_runs(tmp_path):
+    """Each block belongs to the file that its first line names."""
+    for block in python_blocks(ROOT / "docs" / "testing.md"):
+        named = re.match(r"# (\w+\.py)\n", block)
+        assert named, f"a block does not name its file: {block[:60]!r}"
+        with (tmp_path / named[1]).open("a") as file:
+            file.write(block + "\n\n\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "streams.pytest_plugin", "--strict-markers", "-W", "error"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)

@@ -11,6 +11,7 @@ PACKAGES = ("streams", "operators", "fraud")
 
 # Each client of something outside is known to one module or package; beginnings of names, so kafka_admin would do too.
 CLIENTS = {
+    "aiohttp": ("streams.web",),
     "confluent_kafka": ("streams.log.kafka", "streams.lease.kafka"),
     "sqlite3": ("streams.log.embedded", "streams.lease.embedded"),
     "rocksdict": ("streams.state.rocksdb",),

@@ -17,11 +17,15 @@ from obstore.store import LocalStore, from_url
 from streams.core.errors import CheckpointError, LocationUnreachable, SettingsError
 
 PART = 8 << 20
-"""Bytes of a part of an upload and of a chunk of a download."""
+"""Bytes of a part of an upload."""
+
+CHUNK = 1 << 20
+"""Bytes that are read, hashed and handed on at once: little enough that the GIL is never held for long."""
 
 _PARTS_AT_ONCE = 3
 _CLIENT = ("allow_http", "timeout", "connect_timeout", "proxy_url", "root_certificate", "allow_invalid_certificates")
-_PLACES = "a directory, s3://bucket/prefix, gs://bucket/prefix or az://account/container/prefix"
+_PLACES = "a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+_SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 
 
 @dataclass(frozen=True)
@@ -36,9 +40,9 @@ class Stored:
 class Location:
     """A checkpoint location. Keys are texts with slashes, below the location's path. May be used by several threads.
 
-    `url` is a directory, or `file://`, `s3://`, `gs://`, `az://` with bucket and prefix. `options` go to the store by
-    obstore's names (`endpoint`, `region`, `access_key_id`, `secret_access_key`, `virtual_hosted_style_request` ...) or
-    to its HTTP client (`allow_http`, `timeout`, `connect_timeout`, `root_certificate`, `proxy_url`); what is not given
+    `url` is a directory, or `file://`, `s3://`, `gs://`, `az://` with bucket (container) and prefix. `options` go to
+    the store by obstore's names (`endpoint`, `region`, `access_key_id`, `secret_access_key`, `account_name` ...) or to
+    its HTTP client (`allow_http`, `timeout`, `connect_timeout`, `root_certificate`, `proxy_url`); what is not given
     comes from the usual places (AWS_..., GOOGLE_..., AZURE_... in the environment, the machine's own identity).
     `retries` and `retry_seconds` bound how often and how long one request is tried again, with growing pauses.
 
@@ -68,12 +72,19 @@ class Location:
         parts = urlsplit(url)
         if not url:
             raise SettingsError("the checkpoint location is empty", fix=f"give {_PLACES}")
-        if parts.scheme == "file":
+        if parts.scheme == "file" and parts.netloc in ("", "localhost"):
             self.directory = Path(unquote(parts.path)).absolute()
-        elif "://" not in url:
-            self.directory = Path(url).expanduser().absolute()
+        elif not parts.scheme:
+            self.directory = Path(os.path.expanduser(url)).absolute()
+        elif parts.scheme not in _SCHEMES or not parts.netloc:
+            raise SettingsError("the checkpoint location is of an unknown kind", where=url, fix=f"give {_PLACES}")
         if parts.password or (parts.username and parts.scheme != "az"):
             raise SettingsError("the checkpoint location's URL holds credentials", fix="give them as options")
+        endpoint = str((options or {}).get("endpoint", ""))
+        if endpoint.startswith("http://") and "allow_http" not in (options or {}):
+            raise SettingsError(
+                "the endpoint is not encrypted", where=endpoint, fix='use https, or set allow_http = "true"'
+            )
         self.url = str(self.directory) if self.directory is not None else url
         given = {str(key).lower(): value for key, value in (options or {}).items()}
         try:
@@ -102,7 +113,9 @@ class Location:
             raise self._named(error, "opening") from error
         except (BaseError, ValueError, TypeError) as error:
             raise SettingsError(
-                f"no checkpoint location: {_first_line(error)}", where=self.url, fix=f"give {_PLACES}"
+                f"no checkpoint location: {_first_line(error)}",
+                where=self.url,
+                fix=f"give {_PLACES}, and options by the names that obstore has for them",
             ) from error
 
     def __repr__(self) -> str:
@@ -118,9 +131,9 @@ class Location:
             raise self._named(error, f"reading {key}") from error
 
     def stream(self, key: str) -> Iterator[memoryview] | None:
-        """An object in chunks of about PART bytes, None if there is none."""
+        """An object in chunks of about CHUNK bytes, None if there is none."""
         try:
-            return self._chunks(key, obstore.get(self._store, key).stream(min_chunk_size=PART))
+            return self._chunks(key, obstore.get(self._store, key).stream(min_chunk_size=CHUNK))
         except Exception as error:
             if _absent(error):
                 return None
@@ -239,6 +252,8 @@ class Location:
         def made(what: str, fix: str) -> CheckpointError:
             return CheckpointError(f"{what} ({doing}): {line}", where=self.url, fix=fix)
 
+        if "169.254.169.254" in text:  # nothing else was given, so the machine's own identity was asked for
+            return made("there are no credentials", "give them as options or in the environment")
         if re.search("No space left|quota exceeded|StorageFull|QuotaExceeded|os error 28", text):
             return made("no space left in the checkpoint location", "make room; the next snapshot goes on by itself")
         if "NoSuchBucket" in text or "ContainerNotFound" in text:
@@ -250,8 +265,6 @@ class Location:
             text,
         ):
             return made("no permission", "let this user list, read, write and delete there")
-        if re.search("metadata|credential|token", text, re.I) and "169.254" in text:
-            return made("there are no credentials", "give them as options or in the environment")
         if isinstance(error, FileExistsError | NotADirectoryError) or "Not a directory" in text:
             return made("a file is in the way", f"the location must be {_PLACES}")
         if re.search("error sending request|timed out|timeout|retries|HTTP error|decoding|50[0234]|429|os error", text):
@@ -268,7 +281,9 @@ def _absent(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).partition("Debug source:")[0].partition("<?xml")[0].strip().splitlines() or [""])[0].rstrip(": ")
+    """Without what is for developers, and without times, so that one error has one text."""
+    text = str(error).partition("Debug source:")[0].partition("<?xml")[0].strip()
+    return re.sub(r" in [\d.]+[mµn]?s\b", "", text.partition("\n")[0]).rstrip(": ")
 
 
 def _truth(value: Any) -> Any:

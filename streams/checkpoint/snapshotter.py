@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
-from streams.checkpoint.location import PART, Location
+from streams.checkpoint.location import CHUNK, Location
 from streams.checkpoint.manifest import (
     File,
     Manifest,
@@ -302,7 +302,7 @@ class Snapshotter:
             if not (path.suffix == ".sst" and key in before):
                 with path.open("rb") as file:
                     hash = sha256()
-                    while data := file.read(PART):
+                    while data := file.read(CHUNK):
                         self._wanted(run)
                         hash.update(data)
                 before = {**before, key: hash.hexdigest()}
@@ -314,7 +314,7 @@ class Snapshotter:
     def _chunks(self, run: _Run, path: Path, file: File, sent: list[int]) -> Iterator[bytes]:
         """The content, no faster than allowed; an error instead of the end if it is not what was hashed."""
         hash, size = sha256(), 0
-        at_once = PART if not self._rate else min(PART, max(self._rate // 4, 4096))
+        at_once = CHUNK if not self._rate else min(CHUNK, max(self._rate // 4, 4096))
         try:
             opened = path.open("rb")
         except OSError as error:

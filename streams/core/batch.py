@@ -39,6 +39,8 @@ class Letter:
     timestamp: int
     row: int = -1
     """Past a shuffle: the row within the block that `offset` names."""
+    headers: Sequence[tuple[str, bytes]] = ()
+    """The record's own; none past a shuffle."""
 
 
 class Origin(Protocol):

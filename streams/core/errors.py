@@ -27,6 +27,8 @@ StreamsError
 +-- RecordError             one record is bad; it becomes a dead letter
 """
 
+from collections.abc import Sequence
+
 
 class StreamsError(Exception):
     """What happened, where, and what to do about it.
@@ -72,7 +74,29 @@ class DuplicateId(BuildError):
 
 
 class SettingsError(StreamsError):
-    """A setting is missing, unknown or out of range."""
+    """A setting is missing, unknown or out of range. `problems` are all that were found at once, if several."""
+
+    problems: "tuple[SettingsError, ...]" = ()
+
+    @classmethod
+    def of(cls, problems: "Sequence[SettingsError]") -> "SettingsError":
+        """One error for all of them, numbered.
+
+        >>> print(SettingsError.of([SettingsError("no slot", fix="name one"), SettingsError("no log", where="x.toml")]))
+        2 settings are wrong
+          1. no slot
+               fix:   name one
+          2. no log
+               where: x.toml
+        """
+        if len(problems) == 1:
+            return problems[0]
+        lines = [f"{len(problems)} settings are wrong"]
+        for number, problem in enumerate(problems, 1):
+            lines.append(f"  {number}. " + str(problem).replace("\n", "\n     "))
+        made = cls("\n".join(lines))
+        made.problems = tuple(problems)
+        return made
 
 
 class LogError(StreamsError):

@@ -179,5 +179,10 @@ class Operator(ABC):
         """A commit begins. After it, nothing lives outside the stores."""
         return None
 
+    def state_of(self, key: Sequence[Any]) -> Any:
+        """What it keeps of a key, as plain Python values, for people and tests; None if nothing. Called after a drain;
+        `key` has the values of the stream's key columns. By default an operator does not tell."""
+        raise NotImplementedError(f"{type(self).__name__} does not tell what it keeps of a key")
+
     def close(self) -> None:  # noqa: B027 - most operators have nothing to close
         """The task ends or aborts."""

@@ -125,7 +125,7 @@ class EmbeddedGroup(Group):
                 raise SlotTaken(
                     f"slot {self._slot!r} of application {self._app!r} is in use by {describe(before.pid)}",
                     where=str(self._file.path),
-                    fix="give each worker a slot of its own, or stop that process first",
+                    fix="give each worker a slot of its own (--slot), or stop that process first",
                 )
             self._token = secrets.token_hex(8)
             self._write(before.tasks if before is not None else frozenset())

@@ -205,6 +205,7 @@ class EmbeddedWriter(LogWriter):
             raise Fenced(
                 f"a newer writer of slot {self._slot!r} was opened, or the slot was fenced",
                 where=f"{self._file.path}, application {self._app!r}",
+                fix="nothing: the worker takes its leases anew; if it goes on, give each worker a --slot of its own",
             )
 
     def _drop(self) -> None:

@@ -69,6 +69,8 @@ class KafkaAdmin:
         except KafkaException as error:
             self._notices.hear(self._client)
             reason = error.args[0].str()
+            if error.args[0].code() == KafkaError._TIMED_OUT:  # librdkafka guesses at old brokers here
+                reason = f"no answer within {self._patience:g} s"
             raise unreachable(self._connection, "no connection", self._notices, reason) from None
         self._reached = True
 

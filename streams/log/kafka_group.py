@@ -158,7 +158,7 @@ class KafkaGroup(Group):
         return SlotTaken(
             f"slot {self._slot!r} of application {self._app!r} was taken by another process",
             where=f"Kafka at {self._connection.brokers}, group {self._app}",
-            fix="give each worker a slot of its own, or stop the other process",
+            fix="give each worker a slot of its own (--slot), or stop the other process",
         )
 
 

@@ -1,6 +1,5 @@
 """What every Kafka client of ours is set up with, and what a client says aside."""
 
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from streams.core.errors import SettingsError
+from streams.settings_values import HIDDEN, is_secret
 
 Client = TypeVar("Client")
 
@@ -39,7 +39,6 @@ OURS = frozenset(
         "transactional.id",
     }
 )
-SECRET = re.compile("password|passphrase|secret|key|token|username|principal|oauthbearer|jaas|pem", re.IGNORECASE)
 # A fatal error is raised wherever callbacks are served; if one of them runs then, it ends in a SystemError instead.
 RAISED = (KafkaException, SystemError)
 UNSAID = KafkaError(KafkaError._FATAL, "a fatal error, and no word which")
@@ -120,7 +119,12 @@ class Connection:
     def __post_init__(self) -> None:
         reserved = sorted(OURS.intersection(self.settings))
         if reserved:
-            raise SettingsError(f"these Kafka settings cannot be changed: {', '.join(reserved)}", where=self.brokers)
+            raise SettingsError(
+                f"these Kafka settings cannot be changed: {', '.join(reserved)}",
+                where=f"Kafka at {self.brokers}",
+                fix="remove them from [kafka]: exactly-once delivery rests on them; the addresses are the setting "
+                "`brokers`, the group is the application's name, the transactional id comes from `slot`",
+            )
 
     def build(self, kind: Callable[[dict[str, Any]], Client], notices: Notices, ours: Mapping[str, Any]) -> Client:
         """A client; SettingsError where librdkafka does not take a setting."""
@@ -146,10 +150,11 @@ class Connection:
             ) from None
 
     def redact(self, text: str) -> str:
-        """The text without any value of a setting."""
+        """The text without any value of a setting, nor any line of a value that has several (a PEM)."""
         for name, value in self.settings.items():
-            if value and (len(value) > 3 or SECRET.search(name)):
-                text = text.replace(value, "***")
+            for part in (value, *(line for line in value.splitlines() if len(line) > 7)):
+                if part and (len(part) > 3 or is_secret(name)):
+                    text = text.replace(part, HIDDEN)
         return text
 
     # ---- the kinds of clients

@@ -26,6 +26,8 @@ class Counts:
     dropped: dict[tuple[str, str], int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
+    exits: dict[str, int] = field(default_factory=dict)
+    """Rows that left through sinks and shuffles."""
 
 
 @dataclass
@@ -123,6 +125,10 @@ class Chain:
         """Rows of the input nodes go through."""
         self._run(inputs, None, False)
 
+    def process_from(self, node: str, port: int, batch: Batch) -> None:
+        """Rows go through one operator and what follows it: for rows that come from no record (debugging)."""
+        self._run({}, None, False, {node: [(port, batch)]})
+
     def advance(self, watermark: int) -> None:
         """Event time has moved."""
         self._run({}, watermark, False)
@@ -130,6 +136,10 @@ class Chain:
     def drain(self) -> None:
         """A commit begins: everything goes to the stores and the exits."""
         self._run({}, None, True)
+
+    def operator(self, node: str) -> Operator | None:
+        """The operator of this id as it is opened here; None if it is not."""
+        return next((s.operator for s in self._steps if s.node.id == node), None)
 
     def output_watermarks(self) -> dict[str, int]:
         """For each exit: how far event time has come there."""
@@ -141,7 +151,13 @@ class Chain:
             if step.operator is not None:
                 step.operator.close()
 
-    def _run(self, inputs: Mapping[str, Batch], watermark: int | None, drain: bool) -> None:
+    def _run(
+        self,
+        inputs: Mapping[str, Batch],
+        watermark: int | None,
+        drain: bool,
+        given: Mapping[str, list[tuple[int, Batch]]] | None = None,
+    ) -> None:
         outbox: dict[tuple[str, str], list[Batch]] = {}
         for step in self._steps:
             node = step.node
@@ -152,7 +168,10 @@ class Chain:
                     step.watermark = watermark
                 continue
             started = perf_counter()
-            made = self._run_operator(step, outbox, watermark, drain)
+            arrived = [(port, b) for port, e in enumerate(node.inputs) for b in outbox.get((e.node, e.side), ())]
+            if given is not None:
+                arrived += given.get(node.id, ())
+            made = self._run_operator(step, arrived, watermark, drain)
             assert step.context is not None
             if made:
                 outbox[node.id, ""] = made
@@ -164,16 +183,16 @@ class Chain:
         for node in self._exits:
             for edge in node.inputs:
                 for batch in outbox.get((edge.node, edge.side), ()):
+                    self.counts.exits[node.id] = self.counts.exits.get(node.id, 0) + batch.count
                     self._emit(node, batch)
 
     def _run_operator(
-        self, step: _Step, outbox: Mapping[tuple[str, str], list[Batch]], watermark: int | None, drain: bool
+        self, step: _Step, arrived: Sequence[tuple[int, Batch]], watermark: int | None, drain: bool
     ) -> list[Batch]:
         operator, node = step.operator, step.node
         assert operator is not None
         made: list[Batch | None] = []
         try:
-            arrived = [(port, b) for port, e in enumerate(node.inputs) for b in outbox.get((e.node, e.side), ())]
             if arrived:
                 self.counts.rows[node.id] = self.counts.rows.get(node.id, 0) + sum(b.count for _, b in arrived)
                 if operator.ports > 1 and operator.ordered:

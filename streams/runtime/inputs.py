@@ -44,6 +44,7 @@ class RecordOrigin:
             records.source.partition,
             records.offsets()[row],
             records.timestamps()[row],
+            headers=records.headers()[row] or (),
         )
 
 

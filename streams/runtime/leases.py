@@ -1,17 +1,19 @@
 """Taking leases: drives `protocol.take` for several tasks at once against a log."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from streams.core.errors import Fenced
 from streams.log.base import Claim, Group, Log
 from streams.protocol import FenceSlot, Lease, OpenClaim, ReadLease, Step, WriteLease, take
+from streams.runtime.notes import Note
 
 
 def take_all(
-    log: Log, group: Group, app: str, slot: str, fingerprint: str, tasks: Sequence[int], note: Callable[[str], None]
-) -> tuple[dict[int, Lease], bool]:
-    """The leases of these tasks that could be taken, and whether another slot's lease was among what was found.
+    log: Log, group: Group, app: str, slot: str, fingerprint: str, tasks: Sequence[int], note: Note
+) -> dict[int, Lease]:
+    """The leases of these tasks that could be taken.
 
     The tasks go through the steps of `protocol.take` side by side: claims are opened in parallel, records are read in
     one call, and a slot is fenced once for all its tasks. A task whose claim was fenced is left out (another claimer
@@ -23,7 +25,6 @@ def take_all(
     claims: dict[int, Claim] = {}
     taken: dict[int, Lease] = {}
     fenced: set[str] = set()
-    takeover = False
 
     def go_on(task: int, answer: Lease | None) -> None:
         try:
@@ -45,14 +46,12 @@ def take_all(
             if reading:
                 found = log.leases(app, reading)
                 for task in reading:
-                    lease = found[task]
-                    takeover = takeover or (lease is not None and lease.held and lease.slot != slot)
-                    go_on(task, lease)
+                    go_on(task, found[task])
             # After a fence every record is read again, so a slot fenced for one task is fenced for all its tasks.
             for task, step in list(wanted.items()):
                 if isinstance(step, FenceSlot):
                     if step.slot not in fenced:
-                        note(f"fencing slot {step.slot!r}, which held task {task}")
+                        note(f"fencing slot {step.slot!r}, which held task {task}", logging.INFO)
                         log.fence(app, step.slot)
                         fenced.add(step.slot)
                     go_on(task, None)
@@ -61,11 +60,11 @@ def take_all(
                     try:
                         claims[task].write(step.lease)
                     except Fenced:
-                        note(f"task {task} is being claimed by another worker")
+                        note(f"task {task} is being claimed by another worker", logging.INFO)
                         del wanted[task]
                     else:
                         go_on(task, None)
     finally:
         for claim in claims.values():
             claim.close()
-    return taken, takeover
+    return taken

@@ -1,10 +1,14 @@
 """Dead letters: bad records on their way to the dead-letter topic, inside the commit."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from streams.core.batch import Letter
 from streams.core.record import Headers, Produced
+
+ORIGINAL = "header:"  # before the name of each header that the bad record has itself
 
 MOST_BYTES = 8_000_000  # a value above this is cut, and a header says so; the topic takes 16 MB
 
@@ -31,9 +35,28 @@ class DeadLetters:
     def count(self) -> int:
         return len(self._found)
 
-    def causes(self) -> list[tuple[str, str]]:
-        """(operator, cause) of each letter."""
-        return [(operator, cause) for _, cause, operator in self._found.values()]
+    def by_operator(self) -> Counter[str]:
+        """How many letters each operator has made."""
+        return Counter(operator for _, _, operator in self._found.values())
+
+    def last(self, most: int) -> list[tuple[Letter, str, str]]:
+        """The last few, oldest first: letter, cause, operator."""
+        return list(islice(reversed(self._found.values()), most))[::-1]
+
+    def firsts(self) -> dict[str, str]:
+        """By operator: its first letter as a text, which record and why.
+
+        >>> letters = DeadLetters()
+        >>> letters.add(Letter(b"oops", None, "tx", 0, 7, -1), "not JSON", "source-tx")
+        >>> letters.firsts()
+        {'source-tx': 'tx/0 offset 7: not JSON'}
+        """
+        made: dict[str, str] = {}
+        for letter, cause, operator in self._found.values():
+            if operator not in made:
+                record = f"{letter.topic}/{letter.partition} offset {letter.offset}" if letter.topic else "a result"
+                made[operator] = f"{record}: {cause.splitlines()[0][:300] if cause else ''}"
+        return made
 
     def produced(self, topic: str, partition: int, now: int) -> Produced | None:
         """The records for the dead-letter topic; None if there are none."""
@@ -67,4 +90,4 @@ def _headers(letter: Letter, cause: str, operator: str) -> Headers:
         headers.append(("row", str(letter.row).encode()))
     if len(letter.value) > MOST_BYTES:
         headers.append(("cut-from-bytes", str(len(letter.value)).encode()))
-    return headers
+    return [*headers, *((f"{ORIGINAL}{name}", value) for name, value in letter.headers)]

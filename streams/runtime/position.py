@@ -1,5 +1,7 @@
 """Where a task stands in its inputs: written with every commit, read at every start."""
 
+from zlib import crc32
+
 import msgspec
 
 from streams.core.time import NEVER
@@ -29,10 +31,19 @@ class InputPosition(msgspec.Struct, array_like=True):
     channels: dict[int, Channel] = {}
 
 
+def mark_of(position: bytes) -> str:
+    """A short text that tells one commit from another one of the same sequence.
+
+    There can be two: where brokers lose the log's end (a power loss), its sequences are given out again, and a store
+    that was not opened meanwhile stands at a commit that never was.
+    """
+    return f"{crc32(position):08x}" if position else ""
+
+
 class TaskPosition(msgspec.Struct, array_like=True):
     """All inputs of a task, and the frontier: rows below this event time have been released. `drained`: the watermark;
     `stores`: the maps that the program has; `tail`: how the changelog lies; `location`: the token of
-    the checkpoint location."""
+    the checkpoint location; `before`: the mark of the commit before this one."""
 
     inputs: dict[str, InputPosition]
     frontier: int = NEVER
@@ -40,6 +51,7 @@ class TaskPosition(msgspec.Struct, array_like=True):
     stores: list[str] = []
     tail: Tail = Tail()
     location: str = ""
+    before: str = ""
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)

@@ -29,6 +29,7 @@ from streams.log.base import Committed, Group, Log, LogWriter
 from streams.protocol import RESTORING, Lease
 from streams.runtime.fit import Begin, Fit, Positions, fit, waiting_of
 from streams.runtime.leases import take_all
+from streams.runtime.notes import Note, to_logger
 from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition
 from streams.state.base import Change
@@ -61,7 +62,7 @@ class Restoring:
         clock: "Clock",
         drop: Collection[str] = (),
         hook: Callable[[str], None] = lambda step: None,
-        note: Callable[[str], None] = lambda text: None,
+        note: Note = to_logger,
     ) -> None:
         self._saved, self._make_plan, self._log, self._location = saved, make_plan, log, location
         self._plan = plan = make_plan(False)
@@ -154,7 +155,7 @@ class Restoring:
                     fix="stop it (SIGTERM or Ctrl-C), then restore",
                 )
         check_fresh(self._log, plan)
-        taken, _ = take_all(self._log, group, plan.app, RESTORING, plan.fingerprint, numbers, self._note)
+        taken = take_all(self._log, group, plan.app, RESTORING, plan.fingerprint, numbers, self._note)
         if len(taken) < len(numbers):
             raise LogError(f"tasks of {plan.app!r} are being claimed by somebody else", fix="run it again")
         return self._log.writer(plan.app, RESTORING, group)

@@ -8,9 +8,10 @@ A snapshot of a task, none of it waited for by the worker's thread:
 4. trim      with the next look: the changelog is not needed below the oldest snapshot that is kept
 """
 
+import logging
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -21,7 +22,10 @@ from streams.checkpoint.snapshotter import Job, Outcome, Snapshotter
 from streams.core.clock import Clock
 from streams.core.errors import CheckpointError, StateError
 from streams.metrics import Metrics
+from streams.runtime.notes import Note
 from streams.runtime.task import State, Task
+
+_PUT_OFF = 20  # times that a snapshot is put off by a tenth of the interval, while compactions are behind
 
 
 class Snapshots:
@@ -38,7 +42,7 @@ class Snapshots:
         fingerprint: str,
         scratch: Path,
         clock: Clock,
-        note: Callable[[str], None],
+        note: Note,
         *,
         interval: float,
         keep: int,
@@ -51,6 +55,7 @@ class Snapshots:
         self._due: dict[str, float] = {}
         self._done: dict[str, int] = {}  # the sequence of the last snapshot
         self._flushing: dict[str, Future[None]] = {}
+        self._put_off: dict[str, int] = {}
         self._again: dict[str, frozenset[str]] = {}
         self._floors: dict[str, int] = {}
         shutil.rmtree(scratch, ignore_errors=True)  # copies that a killed worker has left
@@ -76,6 +81,11 @@ class Snapshots:
 
     def _copy(self, name: str, task: Task, flushed: "Future[None]", metrics: Metrics) -> None:
         assert task.store is not None
+        if not task.store.calm and self._put_off.get(name, 0) < _PUT_OFF:
+            self._put_off[name] = self._put_off.get(name, 0) + 1
+            self._due[name] = self._clock.monotonic() + self._interval / 10
+            return
+        self._put_off[name] = 0
         self._due[name] = self._clock.monotonic() + self._interval
         directory = self._scratch / f"{task.id.sub}-{task.id.partition}-{secrets.token_hex(4)}"
         try:
@@ -104,7 +114,9 @@ class Snapshots:
             self._done[task] = outcome.mark.sequence
             self._note(
                 f"task {task}: snapshot {outcome.number} at commit {outcome.mark.sequence}: {outcome.uploaded:,} bytes "
-                f"uploaded of {outcome.size:,} in {outcome.seconds:.1f} s"
+                f"uploaded of {outcome.size:,} in {outcome.seconds:.1f} s",
+                logging.INFO,
+                task=task,
             )
             if outcome.trim is not None:
                 self._floors[task] = outcome.trim
@@ -140,7 +152,7 @@ class Snapshots:
                 now, (done, size) = self._clock.monotonic(), restore.progress
                 if now - told > 2:
                     told = now
-                    self._note(f"task {task.id}: restoring a snapshot, {done:,} of {size:,} bytes")
+                    self._note(f"task {task.id}: restoring a snapshot, {done:,} of {size:,} bytes", logging.INFO)
                 yield
         finally:
             restore.close()

@@ -8,6 +8,7 @@ inputs yet. After an abort a task is closed and a new one is opened: nothing unc
 """
 
 import base64
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,13 @@ from streams.protocol import Lease
 from streams.runtime.chain import Chain
 from streams.runtime.edges import ShuffleEdge, SinkEdge
 from streams.runtime.inputs import TaskInput
+from streams.runtime.notes import Note
 from streams.runtime.plan import Plan
-from streams.runtime.position import TaskPosition
+from streams.runtime.position import TaskPosition, mark_of
 from streams.runtime.release import Release
 from streams.settings import Settings
 from streams.state.base import Change, Mark, StateStore
-from streams.state.changelog import Replay, encode
+from streams.state.changelog import NotThatHistory, Replay, encode
 from streams.state.rewrite import CHUNK, Tail, chunk, due, grown
 
 _MARKER_SECONDS = 0.2
@@ -58,7 +60,7 @@ class Tools:
     clock: Clock
     open_state: Callable[[Path], StateStore]
     state_dir: Path
-    note: Callable[[str], None]
+    note: Note
     drop_state: Callable[[Path], None] = shutil.rmtree
     download: "Callable[[Task, Path, str, int], Iterator[None]] | None" = None
     """Brings the newest snapshot that fits into a directory; None without a checkpoint location."""
@@ -78,6 +80,7 @@ class Task:
         self.oldest: int | None = None
         self.restore_seconds = 0.0
         self.restored_entries = 0
+        self.restored_from = 0
         self.records_in: dict[str, int] = {}
         self.inputs: list[TaskInput] = []
         self.partitions: list[TopicPartition] = []
@@ -101,6 +104,7 @@ class Task:
         self._marked_at = 0.0
         self._untold = False
         self._tail = self._next_tail = Tail()
+        self._before = ""
         self.location = ""
         """The token of the checkpoint location that the last commit names."""
         self._changelog = TopicPartition(plan.changelog(id.sub), id.partition) if self.sub.stateful else None
@@ -120,7 +124,7 @@ class Task:
         position = TaskPosition({})
         if self._changelog is not None:
             try:
-                yield from self._restore()
+                yield from self._restore(committed)
             except StateMismatch:
                 self._check_lease()
                 raise
@@ -140,7 +144,7 @@ class Task:
             set(self.sub.stores),
         )
         self._tail = self._next_tail = position.tail
-        self.location = position.location
+        self.location, self._before = position.location, mark_of(self.store.mark.position) if self.store else ""
         self._place(position)
         self._open_chain()
         if self.release.watermark > NEVER:
@@ -159,13 +163,15 @@ class Task:
         if found != self.lease:
             raise Fenced(f"task {self.id} was taken over while it was restored (its lease is {found} now)")
 
-    def _restore(self) -> Iterator[None]:
+    def _restore(self, committed: dict[TopicPartition, Committed | None]) -> Iterator[None]:
         assert self._changelog is not None
         log, lease = self._tools.log, self.lease
         topic_id = self._tools.plan.topics[self._changelog.topic].id
         self.store = self._open_store()
         mark = self.store.mark
-        if lease.sequence and mark.sequence == lease.sequence and mark.topic_id == topic_id:
+        known = committed.get(self.partitions[0])
+        same = known is None or known.note in ("", mark_of(mark.position))
+        if lease.sequence and mark.sequence == lease.sequence and mark.topic_id == topic_id and same:
             return  # the usual restart: the store stands exactly where the lease does
         start = log.starts([self._changelog])[self._changelog]
         usable = protocol.local_state_usable(
@@ -174,26 +180,43 @@ class Task:
             store_offset=mark.offset,
             changelog_start=start,
             same_topic=mark.topic_id in ("", topic_id),
-        )
+        ) and (same or mark.sequence < lease.sequence)
         if not usable:
-            self._tools.note(f"task {self.id}: local state is not usable (at {mark.sequence}); it is made anew")
+            self._say(f"local state is not usable (at {mark.sequence}); it is made anew")
             self.store = self._new_store()
-        if self._tools.download is not None and lease.sequence and not self.store.mark.sequence:
+        yield from self._download(topic_id, start)
+        self.restored_from = self.store.mark.sequence
+        end = log.ends([self._changelog])[self._changelog]
+        if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
+            try:
+                yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
+            except NotThatHistory:
+                self._say(f"local state stands at a commit {mark.sequence} that the log has lost; it is made anew")
+                self.store = self._new_store()
+                yield from self._download(topic_id, start)
+                yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
+        protocol.check_restored(str(self.id), lease.sequence, self._last_block, self.store.mark.sequence)
+
+    def _download(self, topic_id: str, start: int) -> Iterator[None]:
+        """An empty store: begin with the newest snapshot, if there is a place for them."""
+        assert self.store is not None
+        if self._tools.download is not None and self.lease.sequence and not self.store.mark.sequence:
             self.store.close()
             self._tools.drop_state(self._directory())
             yield from self._tools.download(self, self._directory(), topic_id, start)
             self.store = self._open_store()
-        end = log.ends([self._changelog])[self._changelog]
-        if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
-            yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
-        protocol.check_restored(str(self.id), lease.sequence, self._last_block, self.store.mark.sequence)
 
     _last_block: int | None = None
 
     def _replay(self, offset: int, end: int, topic_id: str) -> Iterator[None]:
         assert self._changelog is not None and self.store is not None
         reader = self._tools.log.reader()
-        replay = Replay(self.store, topic_id, trimmed=True)
+        before = mark_of(self.store.mark.position)
+
+        def follows(position: bytes) -> bool:
+            return TaskPosition.decode(position).before in ("", before)
+
+        replay = Replay(self.store, topic_id, trimmed=True, follows=follows if before else None)
         try:
             reader.assign({self._changelog: offset})
             moved, position = self._tools.clock.monotonic(), -1
@@ -225,6 +248,9 @@ class Task:
         finally:
             reader.close()
 
+    def _say(self, text: str, level: int = logging.WARNING) -> None:
+        self._tools.note(f"task {self.id}: {text}", level, task=str(self.id))
+
     def _directory(self) -> Path:
         return self._tools.state_dir / f"{self.id.sub}-{self.id.partition}"
 
@@ -232,7 +258,7 @@ class Task:
         try:
             return self._tools.open_state(self._directory())
         except StateCorrupt as error:
-            self._tools.note(f"task {self.id}: {error.what}; the store is made anew from the changelog")
+            self._say(f"{error.what}; the store is made anew from the changelog")
             self._tools.drop_state(self._directory())
             return self._tools.open_state(self._directory())
 
@@ -352,6 +378,7 @@ class Task:
             changes, self._next_tail = self._rewritten(lease, self.store.changes())
         position.tail = self._next_tail
         position.location = self._tools.location or self.location
+        position.before = self._before
         raw = position.encode()
         if self._changelog is not None:
             values = encode(changes, lease.sequence, raw)
@@ -360,7 +387,7 @@ class Task:
             self._append(
                 Produced(self._changelog.topic, self._changelog.partition, [None] * len(values), values, stamp)
             )
-        note = "" if self._changelog is not None else base64.b64encode(raw).decode()
+        note = mark_of(raw) if self._changelog is not None else base64.b64encode(raw).decode()
         offsets = {
             tp: Committed(position.inputs[i.spec.topic].offset, note)
             for tp, i in zip(self.partitions, self.inputs, strict=True)
@@ -378,7 +405,7 @@ class Task:
                 return list(changes), tail
             if not due(tail, self.store.size_bytes, settings.changelog_bytes, settings.changelog_factor):
                 return list(changes), tail
-            self._tools.note(f"task {self.id}: its changelog has {tail.size:,} bytes; the state is written anew")
+            self._say(f"its changelog has {tail.size:,} bytes; the state is written anew", logging.INFO)
         changelog = self._changelog
         written = sum(len(v or b"") for c in changes for v in c.values)
         extra, tail = chunk(
@@ -411,7 +438,7 @@ class Task:
             topic_id = self._tools.plan.topics[self._changelog.topic].id
             known = self.store.mark.offset if offset is None else offset
             self.store.commit(Mark(lease.sequence, topic_id, known, position))
-            self._tail = self._next_tail
+            self._tail, self._before = self._next_tail, mark_of(position)
         self.touched = self._untold  # markers that were not due yet go out with the next commit
         self.oldest = None
 

@@ -5,7 +5,8 @@
 Everything abnormal has one answer: drop what is open, get a new writer, take every lease anew, restore the difference.
 """
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from streams.core.clock import Clock, SystemClock
@@ -50,6 +51,7 @@ class Worker:
         self._clock = clock if clock is not None else SystemClock()
         self._reporter = Reporter(self.metrics, tools, self._clock)
         self.status = self._reporter.status
+        self._pulse = self._reporter.pulse
         self._hook: Hook = hook if hook is not None else lambda step: None
         self._wait = wait
         self._snapshots = snapshots
@@ -90,9 +92,16 @@ class Worker:
     def start(self) -> None:
         """Join the group and fence earlier holders of the slot."""
         slot = self.settings.slot
+        self._pulse.beat("joining the group")
         self._group = self.log.group(self.plan.app, slot, len(self.plan.tasks))
         self._reader = self.log.reader()
         self._writer = self.log.writer(self.plan.app, slot, self._group)
+        self._reporter.joined()
+
+    @property
+    def reporter(self) -> Reporter:
+        """Counts, and what other threads may read of this worker."""
+        return self._reporter
 
     @property
     def busy(self) -> bool:
@@ -104,10 +113,17 @@ class Worker:
         """Every task of the application runs here."""
         return len(self._running()) == len(self.plan.tasks)
 
+    @property
+    def running(self) -> Sequence[Task]:
+        """The tasks that have been restored."""
+        return self._running()
+
     def turn(self) -> None:
         """One round of the loop."""
+        self._pulse.beat("taking tasks")
         try:
             self._poll_group()
+            self._pulse.doing = "restoring" if self._restoring else "reading and processing"
             self._restore()
             self._was_busy = self._read()
             now = self._clock.monotonic()
@@ -157,11 +173,7 @@ class Worker:
     def _take(self, new: list[int]) -> None:
         assert self._group is not None
         plan = self.plan
-        taken, takeover = take_all(
-            self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note
-        )
-        if takeover:
-            self._fences.clear()
+        taken = take_all(self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note)
         wanted = [tp for n in taken for tp in self._inputs_of(n)]
         committed = self.log.committed(plan.app, wanted) if wanted else {}
         for number, lease in taken.items():
@@ -205,7 +217,9 @@ class Worker:
                 self.metrics.restore_seconds.observe(task.restore_seconds)
                 if task.restored_entries:
                     self.tools.note(
-                        f"task {task.id}: restored {task.restored_entries} blocks in {task.restore_seconds:.2f} s"
+                        f"task {task.id}: restored {task.restored_entries} blocks in {task.restore_seconds:.2f} s",
+                        logging.INFO,
+                        task=str(task.id),
                     )
 
     def _starts(self, task: Task) -> dict[TopicPartition, int]:
@@ -236,15 +250,23 @@ class Worker:
         return bool(got)
 
     def _hold_back(self, task: Task) -> None:
-        """Where inputs wait for each other: stop reading one that is far ahead, go on when it has been caught up."""
+        """Where inputs wait for each other: stop reading one that is far ahead, go on when it has been caught up.
+
+        Never the one that the others wait for: a shuffle's channels lie in one partition, so many rows of a channel may
+        wait for what another one has written behind them; and after a restart nothing goes on before each input has
+        come to where it was.
+        """
         assert self._reader is not None
         if not task.release.merging or len(task.inputs) < 2:
             return
-        for partition, rows in zip(task.partitions, task.release.rows(), strict=True):
-            if rows > self.settings.waiting_rows and partition not in self._paused:
+        merged = task.release.merged()
+        for partition, item, rows in zip(task.partitions, task.inputs, task.release.rows(), strict=True):
+            mark = item.watermark
+            awaited = item.next < item.fresh or merged is None or (mark is not None and mark <= merged)
+            if rows > self.settings.waiting_rows and not awaited and partition not in self._paused:
                 self._reader.pause([partition])
                 self._paused.add(partition)
-            elif rows < self.settings.waiting_rows // 2 and partition in self._paused:
+            elif partition in self._paused and (awaited or rows < self.settings.waiting_rows // 2):
                 self._reader.resume([partition])
                 self._paused.discard(partition)
 
@@ -283,6 +305,7 @@ class Worker:
         """
         assert self._writer is not None
         releasing = release or []
+        self._pulse.doing = "committing"
         started = self._clock.monotonic()
         touched = [t for t in self._running() if t.touched]
         if not touched and not releasing:
@@ -312,6 +335,10 @@ class Worker:
         for index, task in enumerate(touched):
             changelog = task.changelog_partition
             offset = ends.get(changelog) if changelog is not None else None
+            for operator, first in task.chain.letters.firsts().items():
+                self._reporter.once(
+                    f"dead {operator}", f"bad records go to {self.plan.dead_letters}: {operator}, first {first}"
+                )
             self._reporter.task(task)
             task.applied(leases[task.id.number], marks[task.id.number], offset)
             if index == 0:
@@ -393,8 +420,7 @@ class Worker:
 
     def _abort(self, reason: str, error: Exception) -> None:
         """Drop everything open, get a new writer, and let every lease be taken anew."""
-        self.metrics.aborts.labels(reason).inc()
-        self.status.aborts += 1
+        self._reporter.aborted(reason, error)
         self.tools.note(f"aborted ({reason}): {str(error).splitlines()[0]}; taking the leases anew")
         for number in list(self._tasks):
             self._drop(number)
@@ -412,6 +438,7 @@ class Worker:
     def _pause(self, seconds: float) -> None:
         end = self._clock.monotonic() + seconds
         while self._clock.monotonic() < end and not self._stopping:
+            self._pulse.beat("waiting before another try, after an error of the log")
             self._clock.sleep(0.05)
 
     def _renew_writer(self) -> None:
@@ -447,6 +474,7 @@ class Worker:
     def leave(self) -> None:
         """Commit, give the leases back, leave the group."""
         assert self._group is not None
+        self._pulse.beat("committing for the last time, and leaving")
         try:
             self._commit(release=list(self._tasks))
         except LogError as error:

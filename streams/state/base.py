@@ -82,8 +82,14 @@ class StateStore(ABC):
     def rollback(self) -> None:
         """Forget the overlay."""
 
-    def flush(self) -> None:  # noqa: B027 - a store that has nothing to write aside
-        """Bring what is committed to disk so that a `snapshot` soon after is quick. May be called from any thread."""
+    @abstractmethod
+    def flush(self) -> None:
+        """Do what would hold up a `snapshot`. The one method that any thread may call."""
+
+    @property
+    def calm(self) -> bool:
+        """A snapshot now would not wait for work in the background."""
+        return True
 
     @abstractmethod
     def snapshot(self, directory: Path) -> None:

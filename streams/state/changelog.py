@@ -16,7 +16,7 @@ The meta data say how many entries belong to which store, one store after the ot
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import accumulate, chain
@@ -180,6 +180,10 @@ def _damaged(what: str, where: str) -> StateCorrupt:
     return StateCorrupt(f"a changelog block is damaged: {what}", where=where, fix=fix)
 
 
+class NotThatHistory(Exception):
+    """The store stands at a commit that is not the one before the first block that it lacks. It is made anew."""
+
+
 class Replay:
     """Brings a store forward by the blocks of its changelog, given in the order of their offsets.
 
@@ -188,6 +192,8 @@ class Replay:
     an empty one, and nothing else raises the lease's sequence. A gap, a part that is missing or a sequence that goes
     back mean that blocks were lost, and raise StateMismatch. One exception, for who says `trimmed`: a store without
     any commit may begin anywhere, since the changelog's beginning was trimmed after all entries were written again.
+
+    `follows` is asked with the position of the first commit that the store lacks: whether it goes on from the store's.
 
     Small commits are gathered into one write of about `most_bytes`: each write leaves the store at a commit's end. The
     blocks of one commit are held in memory until its last one.
@@ -201,7 +207,15 @@ class Replay:
      Mark(sequence=2, topic_id='topic-id', offset=13, position=b'p2'))
     """
 
-    def __init__(self, store: StateStore, topic_id: str, *, trimmed: bool = False, most_bytes: int = 8 << 20) -> None:
+    def __init__(
+        self,
+        store: StateStore,
+        topic_id: str,
+        *,
+        trimmed: bool = False,
+        follows: Callable[[bytes], bool] | None = None,
+        most_bytes: int = 8 << 20,
+    ) -> None:
         mark = store.mark
         if mark.sequence and mark.topic_id != topic_id:
             raise StateMismatch(
@@ -210,6 +224,7 @@ class Replay:
             )
         self._store, self._topic_id, self._most = store, topic_id, most_bytes
         self._anywhere = trimmed and not mark.sequence
+        self._follows = follows if mark.sequence else None
         self.first = 0
         """The first commit that was replayed, if the store had none before."""
         self._sequence = mark.sequence  # of the last whole commit
@@ -238,6 +253,9 @@ class Replay:
         self._open.append(Block(meta.sequence, meta.part, meta.last, meta.position, _changes(meta, body, where)))
         self._bytes += len(value)
         if meta.last:
+            if self._follows is not None and not self._follows(meta.position):
+                raise NotThatHistory(where)
+            self._follows = None
             self._merge()
             self._mark = Mark(meta.sequence, self._topic_id, next_offset, meta.position)
             self._sequence, self._advanced = meta.sequence, True

@@ -259,11 +259,19 @@ class RocksStore(StateStore):
             except Exception as error:
                 raise named(error, self._directory, "flushing") from error
 
+    @property
+    def calm(self) -> bool:
+        """Measured at 1 GB: with 25 tables in level 0 a flush waited 1 to 2.5 s for compactions."""
+        kind = "rocksdb.num-files-at-level0"
+        return all((each.property_int_value(kind) or 0) < 12 for each in self._families.values())
+
     def snapshot(self, directory: Path) -> None:
         """What is committed, in a new directory that opens as a store; hard links on the same file system."""
         database = self._opened()
         if directory.exists():
-            raise StateError("a snapshot needs a new directory", where=str(directory))
+            raise StateError(
+                "a snapshot needs a new directory", where=str(directory), fix="name one that does not exist yet"
+            )
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
             for name in self._marked_last():

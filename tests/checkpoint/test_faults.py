@@ -199,7 +199,10 @@ def test_refusals_say_what_to_do(s3_port, bucket, tmp_path):
         nobody.read("a")
     for url, options, text in (
         ("", {}, "empty"),
-        ("ftp://somewhere/x", {}, "recognise"),
+        ("ftp://somewhere/x", {}, "unknown kind"),
+        ("s3:/bucket", {}, "unknown kind"),
+        ("memory:///", {}, "unknown kind"),
+        ("s3://b", {"endpoint": "http://127.0.0.1:1"}, "not encrypted"),
         ("s3://b", {**good, "nonsense": "1"}, "nonsense"),
         (str(tmp_path / "d"), {"region": "x"}, "takes no options"),
         ("s3://user:secret@bucket/x", {}, "credentials"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fraud.report import ALERTS
 from streams.app import open_log
-from streams.core.record import TopicPartition
+from streams.log.reading import read_all
 from streams.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -26,21 +26,9 @@ def demo(directory: Path) -> "subprocess.Popen[str]":
 def alerts(directory: Path) -> list[bytes]:
     log = open_log(Settings(log_dir=str(directory / "log")))
     try:
-        info = log.topics([ALERTS]).get(ALERTS)
-        if info is None:
+        if ALERTS not in log.topics([ALERTS]):
             return []
-        partitions = [TopicPartition(ALERTS, p) for p in range(info.partitions)]
-        ends, found = log.ends(partitions), []
-        reader = log.reader()
-        reader.assign(dict.fromkeys(partitions, 0))
-        left = {p for p in partitions if ends[p]}
-        while left:
-            for records in reader.poll(10_000, 0.1):
-                found += [v or b"" for v in records.values()]
-                if records.next_offset >= ends[records.source]:
-                    left.discard(records.source)
-        reader.close()
-        return sorted(found)
+        return sorted(v or b"" for records in read_all(log, ALERTS) for v in records.values())
     finally:
         log.close()
 

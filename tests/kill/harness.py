@@ -24,6 +24,7 @@ from streams.checkpoint.location import Location
 from streams.checkpoint.manifest import list_manifests, tasks
 from streams.core.record import TopicPartition
 from streams.log.base import Log
+from streams.log.reading import read_all
 from streams.protocol import STEPS
 from streams.settings import Settings
 from tests.kill import data
@@ -97,22 +98,9 @@ class Runner:
         info = log.topics([topic]).get(topic)
         if info is None:
             return {}
-        partitions = [TopicPartition(topic, p) for p in range(info.partitions)]
-        starts, ends = log.starts(partitions), log.ends(partitions)
-        out: dict[int, list[bytes]] = {p.partition: [] for p in partitions}
-        reader = log.reader()
-        try:
-            reader.assign(starts)
-            left = {p for p in partitions if ends[p] > starts[p]}
-            deadline = time.monotonic() + 60
-            while left and time.monotonic() < deadline:
-                for records in reader.poll(50_000, 0.1):
-                    out[records.source.partition] += [v or b"" for v in records.values()]
-                    if records.next_offset >= ends[records.source]:
-                        left.discard(records.source)
-                left -= {p for p in left if reader.caught_up(p)}
-        finally:
-            reader.close()
+        out: dict[int, list[bytes]] = {p: [] for p in range(info.partitions)}
+        for records in read_all(log, topic, most=50_000):
+            out[records.source.partition] += [v or b"" for v in records.values()]
         return out
 
     def finished(self, log: Log, app: str) -> bool:

@@ -56,7 +56,14 @@ class Shop:
             snapshots_kept=2,
             **more,
         )
-        self.worker = make_worker(program(), settings, self.log, clock=self.clock, note=self.notes.append, wait=0.001)
+        self.worker = make_worker(
+            program(),
+            settings,
+            self.log,
+            clock=self.clock,
+            note=lambda text, *_, **__: self.notes.append(text),
+            wait=0.001,
+        )
         self.worker.start()
 
     def send(self, count: int = 50) -> None:

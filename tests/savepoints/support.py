@@ -115,6 +115,9 @@ class Site:
         self.feeder.close()
         self.log.close()
 
+    def note(self, text, level=0, *, task=""):
+        self.notes.append(text)
+
     # ---- input
 
     def send(self, count=200, partitions=None):
@@ -176,7 +179,7 @@ class Site:
 
     def run(self, app, turns=None, **more):
         """Work until all is processed and committed, or so many turns; then stop as on SIGTERM."""
-        worker = make_worker(app, self.settings(**more), self.log, clock=self.clock, note=self.notes.append, wait=0.0)
+        worker = make_worker(app, self.settings(**more), self.log, clock=self.clock, note=self.note, wait=0.0)
         try:
             worker.start()
             quiet = done = 0
@@ -194,7 +197,7 @@ class Site:
 
     def leave_running(self, app):
         """A worker that holds its tasks, and dies."""
-        worker = make_worker(app, self.settings(), self.log, clock=self.clock, note=self.notes.append, wait=0.0)
+        worker = make_worker(app, self.settings(), self.log, clock=self.clock, note=self.note, wait=0.0)
         worker.start()
         while not worker.complete:
             self.clock.sleep(0.25)
@@ -205,7 +208,7 @@ class Site:
     def create(self, name, app, hook=None, takeover=False, had=None, **more):
         settings = replace(self.settings(**more), slot=SLOT)
         worker = make_worker(
-            app, settings, self.log, clock=self.clock, note=self.notes.append, wait=0.0, kind=DrainWorker, had=had
+            app, settings, self.log, clock=self.clock, note=self.note, wait=0.0, kind=DrainWorker, had=had
         )
         turn = worker.turn
 
@@ -236,7 +239,7 @@ class Site:
             clock=self.clock,
             drop=drop,
             hook=hook or (lambda step: None),
-            note=self.notes.append,
+            note=self.note,
         )
         return made.run()
 

@@ -18,36 +18,16 @@ if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is a part of a 
     os.environ["PYTHONHASHSEED"] = "0"
     os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
 
+from tests.simulation.jobs import mutant, one
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.schedule import Result, Schedule, run
+from tests.simulation.schedule import Schedule
 from tests.simulation.world import Violation
-
-MOST_SEEDS = 1000  # for a mutant
-
-
-def one(seed: int) -> Result | str:
-    try:
-        return run(seed)
-    except Violation as violation:
-        return f"seed {seed}: {violation}"
-
-
-def mutant(number: int) -> tuple[str, int, str]:
-    """Name, the seed that catches it (-1: none), what was seen."""
-    chosen = MUTANTS[number]
-    with chosen.at_work():
-        for seed in range(MOST_SEEDS):
-            try:
-                run(seed, chosen.rules)
-            except Violation as violation:
-                return chosen.name, seed, str(violation).splitlines()[0]
-    return chosen.name, -1, ""
 
 
 def schedules(seeds: Iterable[int], processes: int) -> int:
     started, total, wrong = time.monotonic(), Counter[str](), list[str]()
     count = commits = steps = 0
-    with multiprocessing.Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for result in pool.imap_unordered(one, seeds, chunksize=20):
             count += 1
             if isinstance(result, str):
@@ -64,7 +44,7 @@ def schedules(seeds: Iterable[int], processes: int) -> int:
 
 def mutants(processes: int) -> int:
     missed = 0
-    with multiprocessing.Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for name, seed, seen in pool.imap(mutant, range(len(MUTANTS)), chunksize=1):
             missed += seed < 0
             print(f"{name:55} " + (f"caught by seed {seed}: {seen[:90]}" if seed >= 0 else "NOT CAUGHT"), flush=True)

@@ -10,6 +10,7 @@ What is checked at once: a commit must come from the slot that the lease record 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from zlib import crc32
 
 from streams.core.errors import Fenced, LogError, TopicMissing
@@ -107,8 +108,35 @@ class Cluster:
         self.assigned: dict[str, frozenset[int]] = {}
         self.tasks = 0
         self.checks = True
+        self._saved: tuple[dict[TopicPartition, int], set[int], Any, Any, Any] | None = None
         self.commits = 0
         self.faults: dict[str, int] = {}
+
+    # ---- power
+
+    def save(self) -> None:
+        """What is on the brokers' disks for sure."""
+        lengths = {source: len(entries) for source, entries in self.partitions.items()}
+        unfinished = {id(t) for t in self.open.values()}
+        self._saved = (lengths, unfinished, dict(self.starts), dict(self.positions), dict(self.leases))
+
+    def lose_the_end(self) -> bool:
+        """All brokers lose power: what was not on their disks is gone. No process lives on with what it has seen."""
+        if self._saved is None:
+            return False
+        lengths, unfinished, starts, positions, leases = self._saved
+        for source, entries in self.partitions.items():
+            del entries[lengths.get(source, 0) :]
+            for entry in entries:
+                if id(entry.transaction) in unfinished or entry.transaction.state == "open":
+                    entry.transaction.state = "aborted"
+                entry.transaction.hidden.clear()
+        self.starts.update(starts)
+        self.positions, self.leases = dict(positions), dict(leases)
+        self.open.clear()
+        self.late.clear()
+        self.transactions.clear()
+        return True
 
     # ---- topics and records
 

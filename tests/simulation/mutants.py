@@ -122,11 +122,11 @@ def _gives_back_first(revoke):
 
 
 def _no_replay(restore):
-    def mutant(self):
+    def mutant(self, committed):
         self.store = self._open_store()
         if not self.store.mark.sequence:
             self.store.close()
-            yield from restore(self)
+            yield from restore(self, committed)
 
     return mutant
 
@@ -155,6 +155,10 @@ def _no_channels(restore):
     return mutant
 
 
+def _same_mark(position):
+    return "same" if position else ""
+
+
 # ---- time
 
 
@@ -172,6 +176,10 @@ def _late_by_batch(take):
 def _guessed_idle(self):
     live = [c.watermark for c in self.channels.values() if not c.idle and c.watermark > NEVER]
     return min(live) if live else None
+
+
+def _no_resume(self, partitions):
+    pass
 
 
 # ---- the changelog
@@ -225,6 +233,7 @@ def _trims_what_was_read(self):
 
 
 MUTANTS = [
+    Mutant("an input that was held back is not read on", lambda: [patch.object(SimReader, "resume", _no_resume)]),
     Mutant("offsets before outputs", lambda: [_patched(SimWriter, "commit", _offsets_first)]),
     Mutant("the lease record is not part of the commit", lambda: [_patched(SimWriter, "commit", _leases_left_out)]),
     Mutant("a commit in doubt counts as done", lambda: [_patched(SimWriter, "commit", _doubt_taken_for_success)]),
@@ -237,6 +246,7 @@ MUTANTS = [
         ],
     ),
     Mutant("no new writer after a commit in doubt", lambda: [patch.object(Worker, "_check_writer", lambda self: None)]),
+    Mutant("a store of a lost history is taken as valid", lambda: [patch("streams.runtime.task.mark_of", _same_mark)]),
     Mutant("no fencing of the holder", rules=LogRules(no_fencing=True)),
     Mutant("no claim id", rules=LogRules(no_claim_id=True)),
     Mutant("read before the claim id", lambda: [patch("streams.runtime.leases.take", read_before_claim)]),

@@ -25,7 +25,7 @@ from tests.simulation.world import Process, SimClock, Violation, World
 
 SLOTS = ("a", "b", "c")
 FAULTY, CALM = 700, 12_000  # steps
-SETTINGS = Settings(commit_interval=60, poll_records=4, changelog_bytes=2500, changelog_factor=1, waiting_rows=30)
+SETTINGS = Settings(commit_interval=60, poll_records=4, changelog_bytes=2500, changelog_factor=1, waiting_rows=6)
 PLACES = dict(
     zip(
         names := [f"c{i}" for i in range(5)] + [f"t{i}" for i in range(3)],
@@ -104,12 +104,17 @@ class Schedule:
                 self.cluster.deliver()
             if rng.random() < 0.02:
                 self._fault(rng)
+            if rng.random() < 0.01:
+                self.cluster.save()
 
     def _fault(self, rng: random.Random) -> None:
         alive = [p for p in self.world.processes.values() if p.alive]
         if not alive:
             return
         process = rng.choice(alive)
+        if rng.random() < 0.04:
+            self._power_loss()
+            return
         kind = rng.choice(("kill", "kill", "kill", "stall", "stall", "rebalance", "rebalance", "stop", "wipe"))
         self.result.faults[kind] += 1
         if kind in ("kill", "wipe"):
@@ -123,6 +128,11 @@ class Schedule:
             self.cluster.rebalance()
         elif process.slot in self._stopping:
             self._stopping[process.slot].stop()
+
+    def _power_loss(self) -> None:
+        for process in self.world.processes.values():
+            process.kill()
+        self.result.faults["power loss"] += self.cluster.lose_the_end()
 
     def _calm(self) -> None:
         """No faults any more: everything must come to its end, and then nothing more may come."""
@@ -180,7 +190,7 @@ class Schedule:
         def drop(directory: Path) -> None:
             self.world.disks.pop(directory, None)
 
-        def note(text: str) -> None:
+        def note(text: str, level: int = 0, *, task: str = "") -> None:
             self.notes.append(f"{self.world.time:.3f} {process.slot}: {text}")
 
         tools = Tools(

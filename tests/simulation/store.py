@@ -98,6 +98,9 @@ class SimStore(StateStore):
         for each in self._maps.values():
             each.rollback()
 
+    def flush(self) -> None:
+        pass
+
     def snapshot(self, directory: Path) -> None:
         raise NotImplementedError
 

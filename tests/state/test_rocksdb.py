@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -695,3 +696,22 @@ def test_a_killed_process_leaves_a_commit(tmp_path):
         store.close()
         last = at
     assert last > 20
+
+
+def test_a_flush_in_another_thread_beside_commits(tmp_path):
+    store = open_store(tmp_path / "task")
+    with ThreadPoolExecutor(1) as aside:
+        for turn in range(1, 11):
+            store.map(StoreSpec(f"m{turn}")).put_many([b"%06d" % i for i in range(500)], [bytes(1000)] * 500)
+            store.commit(Mark(turn, "t", turn))
+            flush = aside.submit(store.flush)
+            store.map(SPEC).put(b"%d" % turn, b"meanwhile")
+            store.commit(Mark(turn, "t", turn))
+            flush.result()
+        flush = aside.submit(store.flush)
+        store.close()
+        flush.result()
+    store = open_store(tmp_path / "task")
+    assert store.mark.sequence == 10
+    assert len(list(store.map(SPEC).scan())) == 10
+    store.close()

@@ -1,0 +1,175 @@
+"""A worker process, seen from the supervisor."""
+
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import IO, Any
+
+from streams.runtime.reporter import Status
+from streams.supervisor.parent import METRICS, VARIABLE
+
+_KEPT = 12  # lines of what it said last, to show why it died
+_printed = logging.getLogger("streams.printed")
+
+
+class Child:
+    """One life of a worker: a process that runs, or has ended. `command` is a `streams run` that logs JSON lines.
+
+    Its log goes into ours, with its slot; what else it prints, too, line by line. Three threads read what it says, so
+    it never waits for us.
+    """
+
+    def __init__(self, slot: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.slot = slot
+        self.status = Status()
+        self.joined = False
+        """It has told its status: it works."""
+        self._last: deque[str] = deque(maxlen=_KEPT)
+        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._asking = threading.Lock()
+        self._asked = False
+        self._connection, theirs = Pipe(duplex=True)
+        self._started = time.monotonic()
+        try:
+            self._process = subprocess.Popen(
+                command,
+                env={**environment, VARIABLE: str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                process_group=0,  # Ctrl-C and the like are for the supervisor, also while this one still starts
+            )
+        finally:
+            theirs.close()
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._threads = [
+            threading.Thread(target=self._hear, name=f"{slot} status", daemon=True),
+            threading.Thread(target=self._read, args=(self._process.stdout,), name=f"{slot} stdout", daemon=True),
+            threading.Thread(target=self._read, args=(self._process.stderr,), name=f"{slot} stderr", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def lived(self) -> float:
+        """Seconds since its start."""
+        return time.monotonic() - self._started
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still lives."""
+        self._process.send_signal(number)
+
+    def finish(self) -> None:
+        """After its end: take what it said last."""
+        self._process.wait()
+        for thread in self._threads:
+            thread.join(2.0)  # a process that it left behind may hold its pipes open
+        self._connection.close()
+
+    def why(self) -> str:
+        """How it ended, if it has."""
+        code = self._process.returncode
+        if code is None or code >= 0:
+            return f"ended with exit code {code}"
+        try:
+            return f"was ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"was ended by signal {-code}"
+
+    def said(self) -> list[str]:
+        """The last lines that say what was wrong, or what it printed."""
+        return list(self._last)
+
+    def metrics(self, timeout: float) -> bytes | None:
+        """Its exposition for Prometheus; None if it does not answer in time."""
+        with self._asking:
+            try:
+                if not self._asked:
+                    self._connection.send(METRICS)
+                    self._asked = True  # one that stands still is not asked again and again
+                answer = self._answers.get(timeout=timeout)
+            except (OSError, ValueError, queue.Empty):
+                return None
+            self._asked = False
+            return answer
+
+    # ---- what it says
+
+    def _hear(self) -> None:
+        try:
+            while True:
+                said = self._connection.recv()
+                if isinstance(said, Status):
+                    self.status, self.joined = said, True
+                else:
+                    self._answers.put(said)
+        except (EOFError, OSError):
+            pass
+
+    def _read(self, pipe: IO[bytes]) -> None:
+        with pipe:
+            for line in pipe:
+                self._line(line.decode(errors="replace").rstrip("\r\n"), pipe is self._process.stderr)
+
+    def _line(self, line: str, from_stderr: bool) -> None:
+        record = _record(line) if from_stderr else None
+        if record is None:
+            if line.strip():
+                self._last.append(line)
+                level = logging.WARNING if from_stderr else logging.INFO
+                _printed.log(level, "%s", line, extra={"slot": self.slot})
+            return
+        level, text = logging.getLevelNamesMapping().get(record["level"], logging.INFO), record["message"]
+        if error := record.get("error"):
+            text = f"{text}\n{error}"
+        if level >= logging.WARNING:
+            self._last.extend(text.splitlines())
+        extra = {"slot": self.slot, "task": record.get("task", "")}
+        logging.getLogger(record["logger"]).log(level, "%s", text, extra=extra)
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """A line of its log, as logs.JsonFormatter writes it; None for any other line."""
+    if not line.startswith('{"time": '):
+        return None
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if {"level", "logger", "message"} <= set(found) else None
+
+
+def environment(workers: int) -> dict[str, str]:
+    """The environment of children: ours, with the cores shared out among them and without what is about us alone."""
+    made = {k: v for k, v in os.environ.items() if k not in (VARIABLE, "STREAMS_READY_FILE")}
+    made.setdefault("POLARS_MAX_THREADS", str(max(1, cores() // workers)))
+    return made
+
+
+def cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores that this process may use: what it is bound to, or less if its container gets less time."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        allowed, period = quota.read_text().split()
+        usable = min(usable, max(1, -(-int(allowed) // int(period))))
+    except (OSError, ValueError):
+        pass  # no limit ("max"), or no such file on this system
+    return usable

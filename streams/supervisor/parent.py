@@ -1,0 +1,72 @@
+"""The supervisor, seen from a worker that it started."""
+
+import logging
+import os
+import threading
+import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from streams.runtime.worker import Worker
+from streams.terminal.figures import snapshot
+
+VARIABLE = "STREAMS_SUPERVISOR"  # the file descriptor of the socket; ours, not for users
+METRICS = "metrics"
+
+_EVERY = 0.25
+_ORPHAN = 30.0  # seconds that a worker without a supervisor has for its last commit
+_log = logging.getLogger("streams")
+
+
+class Parent:
+    """Tells the supervisor the worker's status, answers it with metrics, and ends the worker when it is gone.
+
+    A thread of its own does all that: a supervisor that stands still holds nothing up.
+    """
+
+    def __init__(self, number: int) -> None:
+        os.set_inheritable(number, False)  # what the program starts must not keep the socket open
+        self._connection = Connection(number)
+        self._worker: Worker | None = None
+        self._sending = threading.Lock()
+        threading.Thread(target=self._run, name="supervisor", daemon=True).start()
+
+    def watch(self, worker: Worker) -> None:
+        """From now on it is about this worker."""
+        self._worker = worker
+
+    def tell(self, worker: Worker) -> None:
+        """Send the status now, if there is still somebody to hear it."""
+        with suppress(OSError):
+            self._send(snapshot(worker.status))
+
+    def _send(self, what: object) -> None:
+        with self._sending:
+            self._connection.send(what)
+
+    def _run(self) -> None:
+        told: object = None
+        try:
+            while True:
+                if self._connection.poll(_EVERY):
+                    if self._connection.recv() == METRICS:
+                        self._send(self._worker.metrics.expose() if self._worker is not None else b"")
+                elif self._worker is not None and (status := snapshot(self._worker.status)) != told:
+                    self._send(status)
+                    told = status
+        except (EOFError, OSError):
+            self._orphaned()
+
+    def _orphaned(self) -> None:
+        if self._worker is None:
+            os._exit(1)  # nothing has begun
+        _log.warning("the supervisor is gone: committing and giving the tasks back")
+        self._worker.stop()
+        time.sleep(_ORPHAN)
+        os._exit(1)  # nothing is lost: the open commit is done again
+
+
+def from_environment() -> Parent | None:
+    """The supervisor that started this process, if one did."""
+    number = os.environ.pop(VARIABLE, "")
+    return Parent(int(number)) if number else None

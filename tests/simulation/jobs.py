@@ -1,0 +1,26 @@
+"""What a process of the command does: one schedule, or all that it takes to catch one mutant."""
+
+from tests.simulation.mutants import MUTANTS
+from tests.simulation.schedule import Result, run
+from tests.simulation.world import Violation
+
+MOST_SEEDS = 1000  # for a mutant
+
+
+def one(seed: int) -> Result | str:
+    try:
+        return run(seed)
+    except Violation as violation:
+        return f"seed {seed}: {violation}"
+
+
+def mutant(number: int) -> tuple[str, int, str]:
+    """Name, the seed that catches it (-1: none), what was seen."""
+    chosen = MUTANTS[number]
+    with chosen.at_work():
+        for seed in range(MOST_SEEDS):
+            try:
+                run(seed, chosen.rules)
+            except Violation as violation:
+                return chosen.name, seed, str(violation).splitlines()[0]
+    return chosen.name, -1, ""
