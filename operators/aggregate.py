@@ -1,6 +1,6 @@
 """Window: aggregates by key and window of event time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -10,7 +10,7 @@ from operators.aggregation import Aggregation, Rows
 from operators.aggregators import Aggregator
 from operators.entries import WindowEntries
 from operators.stored_keys import StoredKeys, instant_bytes
-from operators.window_store import WindowStore
+from operators.window_store import WindowStore, combined_heads, window_key
 from operators.windows import Tumbling
 from streams.core.batch import TIME, WATERMARK, Batch
 from streams.core.entries import Entries
@@ -121,6 +121,23 @@ class Window(Operator):
         """Rows come at the commit: until then event time stands still behind the window, where it was at the last
         one."""
         return self.lateness + self._watermark - self._drained
+
+    # ---- savepoints
+
+    def store_type(self, store: str, inputs: Sequence[StreamType]) -> Mapping[str, str]:
+        made = Aggregation(inputs[0], self.aggregations, self.id or "Window")
+        return {
+            "key": StoredKeys(inputs[0]).type,
+            "windows": f"{self.windows.size}+{self.windows.offset}",
+            "rows": made.signature,
+        }
+
+    def key_of(self, store: str, entry: bytes, inputs: Sequence[StreamType]) -> bytes | None:
+        key = window_key(entry)
+        return None if key is None else StoredKeys(inputs[0]).hashed(key)
+
+    def combine(self, store: str, entry: bytes, values: Sequence[bytes | None]) -> bytes | None:
+        return combined_heads(values)
 
     # ---- while a task runs
 

@@ -1,12 +1,14 @@
 """Keyed: a user's class with values and timers by key."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from operators.entries import TimerEntries, ValueEntries
 from operators.keyed_calls import Calls, KeyedContext, Port
 from operators.row_types import RowReader, RowWriter, row_class
-from operators.values import Cell, Value
+from operators.stored_keys import StoredKeys
+from operators.timers import timer_key
+from operators.values import Cell, Value, migrated_values, value_type
 from streams.core.batch import Batch
 from streams.core.entries import Entries
 from streams.core.errors import UnknownColumn, WrongType
@@ -177,6 +179,23 @@ class Keyed(Operator, Generic[In, Out]):
 
     def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
         return ValueEntries(inputs[0], self._values) if store == "values" else TimerEntries(inputs[0])
+
+    # ---- savepoints
+
+    def store_type(self, store: str, inputs: Sequence[StreamType]) -> Mapping[str, str]:
+        made = {"key": StoredKeys(inputs[0]).type}
+        if store == "values":  # by name: values may be added
+            made |= {f"value {v.name}": value_type(v) for v in self._values}
+        return made
+
+    def key_of(self, store: str, entry: bytes, inputs: Sequence[StreamType]) -> bytes | None:
+        return StoredKeys(inputs[0]).hashed(timer_key(entry) if store == "timers" else entry)
+
+    def migrated(self, store: str, value: bytes, before: Mapping[str, str]) -> bytes | None:
+        """The function for "values" is given all values of a key by name, and gives them."""
+        if store != "values":
+            return super().migrated(store, value, before)
+        return migrated_values(value, before, self._values, self.migrate[store])
 
     # ---- while a task runs
 

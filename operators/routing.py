@@ -21,19 +21,24 @@ class KeyBy(Repartition):
     from one input partition is kept. Rows go where a Java client of Kafka would send a record of that key. Raises,
     while the program is built: UnknownColumn; WrongType for a column that cannot be a key.
 
+    `partitions`: into how many, which is how many tasks can work behind it; by default as many as the source topic with
+    the most. Once the program has run, the number changes through a savepoint only.
+
     >>> from streams.core.schema import Field
     >>> KeyBy("card").bind(StreamType({"card": Field(pl.String())})).key
     ('card',)
     """
 
-    def __init__(self, *columns: str) -> None:
+    def __init__(self, *columns: str, partitions: int | None = None) -> None:
         where = "KeyBy"
+        if partitions is not None and (type(partitions) is not int or partitions < 1):
+            raise WrongType(f"partitions={partitions!r}", where=where, fix="a number from 1 on")
         for column in columns:
             if not isinstance(column, str):
                 raise WrongType(
                     f"{column!r} is not the name of a column", where=where, fix="make the column with WithColumns first"
                 )
-        super().__init__(columns)
+        super().__init__(columns, partitions)
 
     def bind(self, *inputs: StreamType) -> StreamType:
         where = self.id or "KeyBy"

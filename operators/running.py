@@ -74,6 +74,13 @@ class Running(Operator):
     def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
         return RunningEntries(inputs[0], Aggregation(inputs[0], self.aggregations, self.id or "Running"))
 
+    def store_type(self, store: str, inputs: Sequence[StreamType]) -> Mapping[str, str]:
+        made = Aggregation(inputs[0], self.aggregations, self.id or "Running")
+        return {"key": StoredKeys(inputs[0]).type, "rows": made.signature}
+
+    def key_of(self, store: str, entry: bytes, inputs: Sequence[StreamType]) -> bytes | None:
+        return None if entry == SIGNATURE else StoredKeys(inputs[0]).hashed(entry)
+
     def open(self, context: Context) -> None:
         super().open(context)
         self._keys = StoredKeys(context.inputs[0])

@@ -78,6 +78,23 @@ class StoredKeys:
             return (key.decode(),)
         return (key == b"true",) if dtype == pl.Boolean else (int(key),)
 
+    @property
+    def type(self) -> str:
+        """The key's columns and their types, as text."""
+        return ", ".join(f"{n}: {t}" for n, t in zip(self.columns, self.dtypes, strict=True))
+
+    def hashed(self, key: bytes) -> bytes:
+        """The bytes of which shuffles and producers take the partition of this key.
+
+        >>> from streams.core.schema import Field
+        >>> keys = StoredKeys(StreamType({"raw": Field(pl.Binary())}, key=("raw",)))
+        >>> [keys.hashed(k) for k in keys.encode(pl.DataFrame({"raw": [b"a", None]})).to_list()]
+        [b'a', b'']
+        """
+        if len(self.dtypes) == 1 and key == _NULL:
+            return b""
+        return key[1:] if self._marked else key
+
     def frame(self, keys: Sequence[bytes]) -> pl.DataFrame:
         """The key columns of these keys."""
         if len(self.dtypes) == 1 and not self._marked:

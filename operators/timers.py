@@ -135,3 +135,8 @@ def _write(kinds: bytes) -> bytes:
 
 def _read(value: bytes) -> bytes:
     return value or USER
+
+
+def timer_key(entry: bytes) -> bytes:
+    """The stored key in an entry's key."""
+    return entry[8:]

@@ -276,6 +276,56 @@ def _state_type(values: Sequence[Value[Any]]) -> Any:
     return msgspec.defstruct("State", fields, rename=rename, omit_defaults=True)
 
 
+def value_type(value: Value[Any]) -> str:
+    """A value's type as text; one that is kept as MessagePack says so."""
+    if not value.packed:
+        return str(value.type.__name__)
+    return f"packed {value.type.__name__ if type(value.type) is type else value.type}"
+
+
+def migrated_values(
+    raw: bytes, before: Mapping[str, str], values: Sequence[Value[Any]], migrate: Callable[[Any], Any]
+) -> bytes | None:
+    """A key's stored values, of the types `before`, as the declared `values`: what `migrate` makes of a dictionary of
+    them by name. When a value expires is kept. Raises StateMismatch if the result does not fit.
+
+    >>> seen = Value(int); seen.name = "seen"
+    >>> old = msgspec.msgpack.encode({"names": msgspec.msgpack.encode(["a", "b"])})
+    >>> msgspec.msgpack.decode(
+    ...     migrated_values(old, {"value names": "packed list[str]"}, [seen], lambda old: {"seen": len(old["names"])})
+    ... )
+    {'seen': 2}
+    """
+    stored = msgspec.msgpack.decode(raw)
+    old = {
+        name: msgspec.msgpack.decode(kept) if before.get(f"value {name}", "").startswith("packed ") else kept
+        for name, kept in stored.items()
+        if "@" not in name
+    }
+    made, known = migrate(old), {v.name: v for v in values}
+    if not made:
+        return None
+    out: dict[str, Any] = {}
+    for name, value in made.items():
+        if name not in known:
+            raise StateMismatch(f"the migration gives {name!r}, no value of the class", fix="declare it, or leave it")
+        declared = known[name]
+        try:
+            out[name] = declared.encode(value)
+        except TypeError as error:
+            raise StateMismatch(f"the migration gives a wrong type: {error}", fix="correct the function") from None
+        if declared.ttl is not None:
+            if f"{name}@" not in stored:
+                raise StateMismatch(
+                    f"the migration gives {name!r}, which expires, but nothing says when",
+                    fix="carry over under its old name what expires, or begin the value empty",
+                )
+            out[f"{name}@"] = stored[f"{name}@"]
+    if "@" in stored:
+        out["@"] = stored["@"]
+    return msgspec.msgpack.encode(out)
+
+
 def check_instant(at: Any) -> int:
     """An instant of a timer: an int, and not absurdly far away."""
     if type(at) is not int:

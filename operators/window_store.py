@@ -82,3 +82,20 @@ class WindowStore:
         if self._keys:
             self._store.put_many(self._keys, self._values)
         self._keys, self._values = [], []
+
+
+def window_key(entry: bytes) -> bytes | None:
+    """The stored key in an entry's key; None for the head."""
+    return None if entry == _CLOSED else entry[8:]
+
+
+def combined_heads(heads: Sequence[bytes | None]) -> bytes | None:
+    """The head of a store that takes rows of several: windows are closed as far as in the one that is least far (None
+    has closed none). Raises StateMismatch if their rows are of several kinds."""
+    found = [h for h in heads if h is not None]
+    if not found:
+        return None
+    for head in found[1:]:
+        check_signature(head[8:], found[0][8:], "the tasks of a savepoint")
+    closed = min(instant_of(h) for h in found) if len(found) == len(heads) else NEVER
+    return instant_bytes(closed) + found[0][8:]

@@ -1,7 +1,7 @@
 """The composition root: an `App` holds a program; only here are implementations chosen."""
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,8 +149,10 @@ def make_worker(
     clock: Any = None,
     note: "Note | None" = None,
     wait: float = 0.05,
+    kind: "type[Worker] | None" = None,
+    had: Mapping[str, int] | None = None,
 ) -> "Worker":
-    """A worker for an app on an opened log."""
+    """A worker for an app on an opened log. `kind`: another class than `Worker`; `had`: see `prepare`."""
     from streams.core.clock import SystemClock
     from streams.metrics import Metrics
     from streams.runtime.notes import to_logger
@@ -160,7 +162,7 @@ def make_worker(
     from streams.runtime.worker import Worker
 
     clock = clock if clock is not None else SystemClock()
-    plan = prepare(app.name, app.topology(), opened, app.dead_letters, settings.partitions)
+    plan = prepare(app.name, app.topology(), opened, app.dead_letters, settings.partitions, had=had or {})
     state_dir = Path(settings.state_dir) / app.name / settings.slot
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     cache = settings.cache_bytes // max(1, len(plan.tasks))
@@ -194,4 +196,5 @@ def make_worker(
     )
     metrics = Metrics()
     watchdog = Watchdog(settings.watchdog / 1000, metrics, tools.place, exit_after=settings.watchdog_exit / 1000)
-    return Worker(tools, metrics=metrics, hook=hook, clock=clock, wait=wait, snapshots=snapshots, watchdog=watchdog)
+    made = kind or Worker
+    return made(tools, metrics=metrics, hook=hook, clock=clock, wait=wait, snapshots=snapshots, watchdog=watchdog)

@@ -11,7 +11,8 @@ from streams.core.schema import nearest
 SECTIONS: Mapping[str, Sequence[str]] = {
     "Run": ("run", "demo"),
     "Look at programs and their data": ("topology", "tasks", "topics", "dlq", "state", "verify"),
-    "Set up": ("settings", "broker", "reset", "completion"),
+    "Keep and move": ("savepoint", "reset"),
+    "Set up": ("settings", "broker", "completion"),
 }
 
 

@@ -112,15 +112,31 @@ def take(task: int, slot: str, fingerprint: str, others_live: bool) -> Generator
     """
     yield OpenClaim(task)
     found = yield ReadLease(task)
+    _check_not_half_restored(task, found, slot)
     fenced: set[str] = set()
     while found is not None and found.held and found.slot != slot and found.slot not in fenced:
         fenced.add(found.slot)
         yield FenceSlot(found.slot)
         found = yield ReadLease(task)
+        _check_not_half_restored(task, found, slot)
     check_fingerprint(task, found, fingerprint, others_live)
     lease = Lease(slot, True, fingerprint, found.sequence if found is not None else 0)
     yield WriteLease(task, lease)
     return lease
+
+
+RESTORING = "restoring-a-savepoint"
+"""The slot that holds all tasks of an application while a savepoint is restored into it. Until that is done, in one
+commit, each stands at sequence 0, and no worker may take it: it would begin anew, or on half of the state."""
+
+
+def _check_not_half_restored(task: int, found: Lease | None, slot: str) -> None:
+    if found is not None and found.held and found.slot == RESTORING and not found.sequence and slot != RESTORING:
+        raise StateMismatch(
+            "a savepoint is being restored into this application, or that has been broken off",
+            where=f"lease record of task {task}",
+            fix="wait until `streams savepoint restore` has ended; if it was broken off, run it again: it begins anew",
+        )
 
 
 def check_fingerprint(task: int, found: Lease | None, fingerprint: str, others_live: bool) -> None:
@@ -185,11 +201,11 @@ def check_program(
     Traceback (most recent call last):
     streams.core.errors.StateMismatch: the program has changed: task 0/0 reads other topics than it did
       where: then tx; now labels
-      fix:   run the old program, or the new one under another app name (it begins anew)
+      fix:   run the old program, or carry its state over with a savepoint (docs/savepoints.md)
     """
     if sequence == 0:
         return
-    fix = "run the old program, or the new one under another app name (it begins anew)"
+    fix = "run the old program, or carry its state over with a savepoint (docs/savepoints.md)"
     if inputs_then != inputs:
         then = ", ".join(sorted(inputs_then)) or "kept elsewhere"
         raise StateMismatch(

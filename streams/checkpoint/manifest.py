@@ -172,4 +172,4 @@ def retained(manifests: Iterable[Manifest], keep: int) -> list[Manifest]:
 
 def tasks(location: Location, app: str) -> Sequence[str]:
     """The tasks of an app that have something in the location."""
-    return location.parts(place(app))
+    return [name for name in location.parts(place(app)) if re.fullmatch(r"\d+-\d+", name)]

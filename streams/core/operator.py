@@ -2,11 +2,12 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from streams.core.batch import Batch
 from streams.core.entries import Entries
+from streams.core.errors import StateMismatch
 from streams.core.failures import Failures, Policy
 from streams.core.schema import StreamType
 from streams.core.store import KeyValueStore, StoreSpec
@@ -99,6 +100,11 @@ class Operator(ABC):
     kind: str = ""
     """The stem of automatic ids; the class's name where empty."""
 
+    migrate: Mapping[str, Callable[[Any], Any]] = {}
+    """By store: a function from an entry's value, as a savepoint has it, to what this version keeps (None: nothing).
+    Values are bytes where the operator does not say otherwise. Used by `streams savepoint restore` where a store's type
+    has changed."""
+
     id: str | None = None
     """The stable id: state is found by it. Set it with `named`."""
 
@@ -130,6 +136,33 @@ class Operator(ABC):
     def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
         """How the entries of a store read, for `streams state`. By default as text, MessagePack or hex."""
         return Entries()
+
+    # ---- savepoints: what the entries of its stores are
+
+    def store_type(self, store: str, inputs: Sequence[StreamType]) -> Mapping[str, str]:
+        """What a store's entries are: texts by aspect (key, rows, ...), kept in savepoints. A restore takes state whose
+        aspects are all there with equal texts; a new aspect may be added."""
+        return {}
+
+    def key_of(self, store: str, entry: bytes, inputs: Sequence[StreamType]) -> bytes | None:
+        """The key, as shuffles and producers hash it, of an entry with this key in a store; None for an entry that
+        belongs to the task as a whole. An operator that does not override it cannot be rescaled."""
+        raise NotImplementedError
+
+    def combine(self, store: str, entry: bytes, values: Sequence[bytes | None]) -> bytes | None:
+        """One entry of a task as a whole (`key_of` is None) from those of several tasks, None where one has none.
+
+        Raise StateMismatch if they do not fit together. By default all that there are must be equal.
+        """
+        found = {v for v in values if v is not None}
+        if len(found) > 1:
+            raise StateMismatch(f"tasks do not agree on the entry {entry!r}", where=f"store {store!r}")
+        return next(iter(found), None)
+
+    def migrated(self, store: str, value: bytes, before: Mapping[str, str]) -> bytes | None:
+        """An entry's value as this version keeps it: what `migrate` makes of it. `before`: the type it was kept as."""
+        made: bytes | None = self.migrate[store](value)
+        return made
 
     # ---- while a task runs
 

@@ -59,8 +59,8 @@ class Node:
 class Repartition(Operator):
     """Base of operators that move rows to the partition of a new key: the graph cuts a shuffle there."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        self.columns = tuple(columns)
+    def __init__(self, columns: Sequence[str], partitions: int | None = None) -> None:
+        self.columns, self.partitions = tuple(columns), partitions
 
     def process(self, batch: Any, port: int = 0) -> Any:
         return batch
@@ -236,7 +236,7 @@ def _add(graph: Graph, operator: Operator, edges: tuple[Edge, ...], types: list[
         if not operator.columns:
             raise UnknownColumn("a key without columns", where=where, fix='KeyBy("column")')
         types[0].require(operator.columns, where)
-        if types[0].key == operator.columns:
+        if types[0].key == operator.columns and operator.partitions is None:
             return Stream(graph, edges[0], types[0])
     out = operator.bind(*types)
     node_id = operator.id or graph.new_id(kind)

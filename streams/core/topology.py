@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from streams.core.errors import BuildError, TopicMismatch
 from streams.core.schema import StreamType
-from streams.core.stream import Graph, Node
+from streams.core.stream import Graph, Node, Repartition
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Topology:
     def place(self, topics: Mapping[str, int], default: int) -> dict[int, int]:
         """How many partitions each sub-topology has, from those of its source topics.
 
-        A sub-topology that reads only shuffles gets as many as the largest one that feeds it, at least one.
+        A sub-topology that reads only shuffles has as many as these say (`KeyBy(..., partitions=)`), else as many as
+        the largest source topic.
         """
         counts: dict[int, int] = {}
         for sub in self.subs:
@@ -89,9 +90,20 @@ class Topology:
                     where=f"sub-topology {sub.index}",
                     fix="create them with the same count, or put a KeyBy between them",
                 )
-            counts[sub.index] = next(iter(found.values()), 0)
-        largest = max(counts.values(), default=default) or default
+            wished = {i.node: n for i in sub.inputs if i.shuffle and (n := self._wished(i.node)) is not None}
+            if len({*found.values(), *wished.values()}) > 1:
+                raise TopicMismatch(
+                    f"inputs that meet want different partition counts: { ({**found, **wished}) }",
+                    where=f"sub-topology {sub.index}",
+                    fix="give each KeyBy the same partitions=, that of the source topic where one is read",
+                )
+            counts[sub.index] = next(iter({**found, **wished}.values()), 0)
+        largest = max(topics.values(), default=default) or default
         return {index: count or largest for index, count in counts.items()}
+
+    def _wished(self, node: str) -> int | None:
+        operator = self.graph.nodes[node].operator
+        return operator.partitions if isinstance(operator, Repartition) else None
 
     def tasks(self, partitions: Mapping[int, int]) -> list[TaskId]:
         out: list[TaskId] = []

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from streams.core.errors import TopicMismatch, TopicMissing
 from streams.core.schema import nearest
@@ -66,8 +67,18 @@ def shuffle_topic(app: str, node: str) -> str:
     return f"{app}-{node}-shuffle"
 
 
-def prepare(app: str, topology: Topology, log: Log, dead_letters: str, partitions: int, *, make: bool = True) -> Plan:
-    """Find the program's topics, make those that are its own, and place its tasks.
+def prepare(
+    app: str,
+    topology: Topology,
+    log: Log,
+    dead_letters: str,
+    partitions: int,
+    *,
+    had: Mapping[str, int] = MappingProxyType({}),
+    make: bool = True,
+) -> Plan:
+    """Find the program's topics, make those that are its own, and place its tasks. `had`: partition counts that source
+    topics had before they were given more, for who does not read them.
 
     Source topics must exist; sinks, the dead-letter topic and internal topics are made where they are missing. Tools
     that only look say `make=False`: then what is missing is missing in `topics`, and partition counts are not checked.
@@ -81,7 +92,7 @@ def prepare(app: str, topology: Topology, log: Log, dead_letters: str, partition
             where=log.name,
             fix="create it (`streams topics create NAME --partitions N`), or correct the name in app.source(...)",
         )
-    counts = topology.place({t: i.partitions for t, i in found.items()}, partitions)
+    counts = topology.place({t: had.get(t, i.partitions) for t, i in found.items()}, partitions)
     tasks = topology.tasks(counts)
     most = max(counts.values())
     bound = internal_topics(app, topology, counts)
@@ -120,6 +131,8 @@ def _check_counts(app: str, topics: Mapping[str, TopicInfo], bound: Sequence[Top
             raise TopicMismatch(
                 f"topic {spec.name!r} has {have} partitions, the program needs {spec.partitions}",
                 where=f"application {app!r}",
-                fix="the partition count of a source topic, or the program, has changed since the first run: go back "
-                "to the old one, or run the program under another app name (it begins anew)",
+                fix="the partitions of a source topic, or the program, have changed since the first run. State goes "
+                "elsewhere through a savepoint: `streams savepoint create NAME PROGRAM` with the old program (--had "
+                "TOPIC=N for a source topic that has grown), then under another app name `streams savepoint restore "
+                f"NAME PROGRAM --from-app {app}`: see docs/savepoints.md",
             )

@@ -101,6 +101,10 @@ class Release:
         """How many rows of each input wait."""
         return [sum(w.frame.height for w in waiting) for waiting in self._waiting]
 
+    def waiting(self, index: int) -> list[tuple[int, pl.DataFrame]]:
+        """The rows of an input that wait, by channel, in the order in which they were read."""
+        return [(w.channel, w.frame.drop(_TURN, ROW, strict=False)) for w in self._waiting[index]]
+
     def ready(self) -> dict[int, Batch]:
         """What goes on now, by input; moves the watermark."""
         merged = self.merged()

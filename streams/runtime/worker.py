@@ -138,10 +138,7 @@ class Worker:
             now = self._clock.monotonic()
             if now - self._looked >= _IDLE_LOOK:
                 self._looked = now
-                for task in self._running():
-                    assert self._reader is not None
-                    task.look_idle(self._reader.caught_up, now)
-                    self._hold_back(task)
+                self._look_idle(now)
             if self._commit_due(now):
                 self._commit()
             self._check_writer()
@@ -227,7 +224,7 @@ class Worker:
                 if self._snapshots is not None:
                     self._snapshots.check(task, task.location)
                 self._by_partition.update(dict.fromkeys(task.partitions, task))
-                self._reader.assign(task.starts())
+                self._reader.assign(self._starts(task))
                 self.metrics.restore_seconds.observe(task.restore_seconds)
                 if task.restored_entries:
                     self.tools.note(
@@ -235,6 +232,16 @@ class Worker:
                         logging.INFO,
                         task=str(task.id),
                     )
+
+    def _starts(self, task: Task) -> dict[TopicPartition, int]:
+        """What is read of a task that runs from now on."""
+        return task.starts()
+
+    def _look_idle(self, now: float) -> None:
+        for task in self._running():
+            assert self._reader is not None
+            task.look_idle(self._reader.caught_up, now)
+            self._hold_back(task)
 
     def _running(self) -> list[Task]:
         return [t for t in self._tasks.values() if t.state is State.RUNNING]
