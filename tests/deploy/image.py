@@ -23,7 +23,7 @@ PLACES = ("/opt/", "/data", "/checkpoints", "/app", "/build")
 
 
 class Image:
-    """What a Dockerfile makes, in `root`. `done` are the RUN steps that were executed, `replaced` those that were not."""
+    """What a Dockerfile makes, in `root`. `done` are the RUN steps that were executed, `replaced` the others."""
 
     def __init__(self, root: Path, context: Path) -> None:
         self.root, self.context = root, context
@@ -94,7 +94,7 @@ class Image:
         elif words[-2:] == ["pip", "check"]:  # the environment of the tests has other packages, too
             self.replaced.append(line)
         else:
-            moved = re.sub(r"(?<![\w.])(%s)" % "|".join(PLACES), lambda m: str(self.root) + m[1], line)
+            moved = re.sub(rf"(?<![\w.])({'|'.join(PLACES)})", lambda m: str(self.root) + m[1], line)
             moved = re.sub(r"^python ", f"{shlex.quote(str(self.python))} ", moved)
             done = subprocess.run(
                 ["sh", "-euc", moved], cwd=work, env=self._variables({}), capture_output=True, text=True
@@ -118,7 +118,7 @@ class Image:
     def seal(self, writable: Sequence[str]) -> None:
         """Make all of it read-only, but for these directories."""
         free = {self.inside(path) for path in writable}
-        for directory, names, files in os.walk(self.root, topdown=False):
+        for directory, _, files in os.walk(self.root, topdown=False):
             here = Path(directory)
             if any(here == f or here.is_relative_to(f) for f in free):
                 continue
