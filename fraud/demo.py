@@ -21,11 +21,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fraud.feed import AUTH, LABELS, create_topics, days_written, feed, start_of
+from fraud.feed import AUTH, LABELS, check, create_topics, days_written, feed, start_of
+from fraud.generate_cli import generate
 from fraud.generator import Profile
 from fraud.progress import Found, as_line
 from fraud.report import ALERTS, measure
 from streams.app import make_worker, open_log
+from streams.cli_group import Guessing
 from streams.core.errors import StreamsError
 from streams.core.record import TopicPartition
 from streams.log.base import Log, LogReader
@@ -48,7 +50,7 @@ _LABEL_DAYS = 7
 COMMAND = ".venv/bin/streams" if sys.argv[0].endswith(".venv/bin/streams") else "streams"
 
 
-@click.command("demo")
+@click.group("demo", cls=Guessing, invoke_without_command=True)
 @click.option(
     "--dir", "directory", default=".streams/demo", show_default=True, help="Where the log and state are kept."
 )
@@ -56,19 +58,36 @@ COMMAND = ".venv/bin/streams" if sys.argv[0].endswith(".venv/bin/streams") else 
 @click.option("--rate", type=float, help="Days a second.  [default: as fast as possible]")
 @click.option("--fresh", is_flag=True, help="Delete what an earlier demo left, and start anew.")
 @click.option("--plain", is_flag=True, help="Lines instead of the live view, on a terminal too.")
-def command(directory: str, days: int, rate: float | None, fresh: bool, plain: bool) -> None:
+@click.pass_context
+def command(context: click.Context, directory: str, days: int, rate: float | None, fresh: bool, plain: bool) -> None:
     """Find card fraud in half a year of payments, right here.
 
     No server, no Docker, no Java. The generator is the Fraud Detection Handbook's, exactly: 1,754,155 payments, 14,681
     of them frauds. Stop with Ctrl-C or kill -9, start again: it goes on where it stood; no alert is lost or doubled.
 
+    `streams demo generate` is the generator alone, for a pipeline that runs elsewhere.
+
     Exit codes: 0 finished or stopped, 1 an error, 2 wrong usage.
     """
+    if context.invoked_subcommand is not None:
+        _refuse_lost_options(context, context.invoked_subcommand)
+        return
     path = Path(directory)
     if fresh:
         shutil.rmtree(path, ignore_errors=True)
     logs.set_up(quiet=False, as_json=False)
     Demo(path, days, rate, choose(plain=plain)).run()
+
+
+command.add_command(generate)
+
+
+def _refuse_lost_options(context: click.Context, name: str) -> None:
+    """Options before the sub-command are the demo's and would be without effect."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"write the options behind {name!r}: streams demo {name} {parameter.opts[0]} ...")
 
 
 class Demo:
@@ -92,6 +111,7 @@ class Demo:
                     f"the demo in {self.directory} has {written - _LABEL_DAYS} days, more than --days {self.days}",
                     fix="give --days as before, or start afresh with --fresh",
                 )
+            check(log, self.profile, PARTITIONS)
             if written >= total and self._finished(log):
                 click.echo(
                     f"the demo in {self.directory} has already run to its end; start afresh: {COMMAND} demo --fresh\n"
@@ -289,6 +309,13 @@ def _feeder(settings: Settings, days: int, rate: float | None) -> None:
     _watch_parent(stopping.set)
     log = open_log(settings)
     try:
-        feed(log, profile=Profile(days=days), partitions=PARTITIONS, days_a_second=rate, stopping=stopping.is_set)
+        feed(
+            log,
+            profile=Profile(days=days),
+            partitions=PARTITIONS,
+            days_a_second=rate,
+            stopping=stopping.is_set,
+            pause=stopping.wait,
+        )
     finally:
         log.close()
