@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from prometheus_client import Gauge
+
 from streams.core.clock import Clock
 from streams.core.time import text
 from streams.log.base import LogReader
@@ -36,6 +38,7 @@ class Reporter:
         self.metrics, self.status = metrics, Status()
         self._tools, self._clock = tools, clock
         self._warned: set[str] = set()
+        self._shown: set[tuple[Gauge, tuple[str, ...]]] = set()
 
     def task(self, task: Task) -> None:
         """What a task counted since its last commit, which has just succeeded."""
@@ -82,21 +85,25 @@ class Reporter:
         for state in State:
             m.tasks.labels(state.value).set(states.get(state.value, 0))
         marks = []
+        shown: set[tuple[Gauge, tuple[str, ...]]] = set()
         self.status.state_bytes = self.status.lag = 0
         for task in (t for t in tasks if t.state is State.RUNNING):
             name = str(task.id)
             if task.store is not None:
                 size = task.store.size_bytes
-                m.state_bytes.labels(name).set(size)
+                _set(m.state_bytes, size, shown, name)
                 self.status.state_bytes += size
-                m.overlay_bytes.labels(name).set(task.overlay_bytes)
+                _set(m.overlay_bytes, task.overlay_bytes, shown, name)
             if abs(task.release.watermark) < 2**60:
                 marks.append(task.release.watermark)
-                m.watermark_delay.labels(name).set((self._clock.now() - task.release.watermark) / 1000)
+                _set(m.watermark_delay, (self._clock.now() - task.release.watermark) / 1000, shown, name)
             for tp in task.partitions if reader is not None else ():
                 left = reader.lag(tp)  # type: ignore[union-attr]
-                m.lag.labels(tp.topic, tp.partition).set(left)
+                _set(m.lag, left, shown, tp.topic, str(tp.partition))
                 self.status.lag += left
+        for gauge, labels in self._shown - shown:  # of tasks that another worker has now: it tells of them
+            gauge.remove(*labels)
+        self._shown = shown
         self.status.watermark = min(marks) if marks else None
         self.status.watermark_delay = (self._clock.now() - min(marks)) / 1000 if marks else None
         if marks:
@@ -119,3 +126,8 @@ class Reporter:
                     f"topic {topic.name!r} keeps records for {text(topic.retention_ms)}, but event time is {text(age)} "
                     "back: its records may be deleted at once; set its retention.ms to -1",
                 )
+
+
+def _set(gauge: Gauge, value: float, shown: set[tuple[Gauge, tuple[str, ...]]], *labels: str) -> None:
+    gauge.labels(*labels).set(value)
+    shown.add((gauge, labels))
