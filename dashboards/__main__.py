@@ -1,14 +1,24 @@
-"""`python -m dashboards` writes the generated files; with `--check` it names those that are out of date, exit code 1."""
+"""`python -m dashboards` writes the generated files; with `--check` it names those out of date (exit code 1)."""
 
 import sys
 from pathlib import Path
 
 from dashboards import catalogue
+from dashboards.fraud_found import fraud_found
+from dashboards.health import health
+from dashboards.recovery import recovery
+
+GRAFANA = Path(__file__).parent / "grafana"
 
 
 def generated() -> dict[Path, str]:
     """Each generated file and what it should say."""
-    return {catalogue.PAGE: catalogue.in_page(catalogue.PAGE.read_text())}
+    return {
+        catalogue.PAGE: catalogue.in_page(catalogue.PAGE.read_text()),
+        GRAFANA / "health.json": health(),
+        GRAFANA / "recovery.json": recovery(),
+        GRAFANA / "fraud.json": fraud_found(),
+    }
 
 
 def main() -> int:

@@ -5,7 +5,8 @@ import re
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`')
 _SELECTORS = re.compile(r"\{[^}]*\}|\[[^]]*\]")
 _GROUPINGS = re.compile(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", re.IGNORECASE)
-_WORDS = frozenset("and or unless bool offset by without on ignoring group_left group_right inf nan start end".split())
+_OPERATORS = ("and", "or", "unless", "bool", "offset", "start", "end", "inf", "nan")
+_WORDS = frozenset([*_OPERATORS, "by", "without", "on", "ignoring", "group_left", "group_right"])
 _NAME = re.compile(r"(?<![\w:.$])([A-Za-z_:][\w:]*)(?!\s*\(|[\w:])")
 
 
