@@ -55,7 +55,7 @@ def feed(
     After the last transaction's day the labels go on for 7 days. `told(day, rows)` is called after each commit.
     """
     create_topics(log, partitions)
-    writer = log.writer(FEEDER, "feeder", log.group(FEEDER, "feeder", 1))
+    writer = log.writer(FEEDER, "feeder")
     written = days_written(log)
     waiting: deque[pl.DataFrame] = deque()
     started, done = time.monotonic(), 0
