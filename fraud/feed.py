@@ -84,7 +84,7 @@ def feed(
     """
     check(log, profile, partitions)
     create_topics(log, partitions)
-    writer = log.writer(FEEDER, "feeder", log.group(FEEDER, "feeder", 1))
+    writer = log.writer(FEEDER, "feeder")
     written = days_written(log)
     waiting: deque[pl.DataFrame] = deque()
     started, done = time.monotonic(), 0

@@ -37,6 +37,8 @@ class Metrics:
             buckets=(*_SECONDS, 60, 300, 3600),
         )
         self.snapshots = make(Counter, "snapshots", "Snapshots, by outcome: done, failed, abandoned", ["outcome"])
+        for outcome in ("done", "failed", "abandoned"):
+            self.snapshots.labels(outcome)  # from 0 on, so that the first one is an increase
         self.snapshot_seconds = make(
             Histogram,
             "snapshot_seconds",

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from prometheus_client import Gauge
+
 from streams.core.clock import Clock
 from streams.core.time import text
 from streams.log.base import LogReader
@@ -88,6 +90,7 @@ class Reporter:
         self._moments: deque[_Moment] = deque(maxlen=_MOMENTS)
         self._since = clock.now()
         self._joined = False
+        self._shown: set[tuple[Gauge, tuple[str, ...]]] = set()
         self.report = WorkerReport(at=self._since, since=self._since)
 
     def joined(self) -> None:
@@ -177,16 +180,20 @@ class Reporter:
             m.tasks.labels(state.value).set(states.get(state.value, 0))
         reports = [report_of(task, reader, now) for task in tasks]
         running = [r for r in reports if r.state == State.RUNNING.value]
+        shown: set[tuple[Gauge, tuple[str, ...]]] = set()
         for task, report in zip(tasks, reports, strict=True):
             if task.state is not State.RUNNING:
                 continue
             if task.store is not None:
-                m.state_bytes.labels(report.task).set(report.state_bytes)
-                m.overlay_bytes.labels(report.task).set(report.overlay_bytes)
+                _set(m.state_bytes, report.state_bytes, shown, report.task)
+                _set(m.overlay_bytes, report.overlay_bytes, shown, report.task)
             if report.watermark_delay is not None:
-                m.watermark_delay.labels(report.task).set(report.watermark_delay)
+                _set(m.watermark_delay, report.watermark_delay, shown, report.task)
             for item in report.inputs if reader is not None else ():
-                m.lag.labels(item.topic, item.partition).set(item.lag)
+                _set(m.lag, item.lag, shown, item.topic, str(item.partition))
+        for gauge, labels in self._shown - shown:  # of tasks that another worker has now: it tells of them
+            gauge.remove(*labels)
+        self._shown = shown
         marks = [r.watermark for r in running if r.watermark is not None]
         self.status.state_bytes = sum(r.state_bytes for r in running)
         self.status.lag = sum(r.lag for r in running)
@@ -303,3 +310,8 @@ def report_of(task: Task, reader: LogReader | None, now: int) -> TaskReport:
 
 def _mark(watermark: int | None) -> int | None:
     return watermark if watermark is not None and abs(watermark) < _SURE else None
+
+
+def _set(gauge: Gauge, value: float, shown: set[tuple[Gauge, tuple[str, ...]]], *labels: str) -> None:
+    gauge.labels(*labels).set(value)
+    shown.add((gauge, labels))

@@ -51,6 +51,20 @@ def test_metrics_tell_what_was_committed():
         assert line in text
 
 
+def test_a_task_that_another_worker_has_now_leaves_no_gauges_behind():
+    app, tx = program()
+    tx | Count() | app.sink("out")
+    with app.test() as t:
+        t.send("tx", [Tx("a", 0, 1)])
+        reporter, metrics = t._worker._reporter, t._worker.metrics
+        reporter.gauge(t._worker.running, t._worker._reader)
+        assert 'streams_lag{partition="0",topic="tx"} 0.0' in metrics.expose().decode()
+        reporter.gauge([], t._worker._reader)
+        text = metrics.expose().decode()
+    for gone in ("streams_lag{", "streams_state_bytes{", "streams_overlay_bytes{", "streams_watermark_delay_seconds{"):
+        assert gone not in text
+
+
 def test_latest_is_chosen_once():
     app, tx = program(start="latest", key=())
     tx | Filter(col("amount") > 0) | app.sink("out")
