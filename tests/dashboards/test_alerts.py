@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from dashboards import catalogue, promql
+from tests.debian import program
 
 ROOT = Path(__file__).parent.parent.parent
 PROMETHEUS = ROOT / "dashboards" / "prometheus"
@@ -20,8 +20,7 @@ RULES = [r for g in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["gro
 
 
 def promtool(*arguments: str) -> None:
-    found = shutil.which("promtool")
-    assert found, "promtool is missing: apt-get install prometheus"
+    found = program("prometheus", "promtool")
     done = subprocess.run([found, *arguments], cwd=PROMETHEUS, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -27,6 +27,7 @@ from streams.log.base import Log
 from streams.settings import Settings
 from tests.dashboards.test_alerts import PROMETHEUS, RULES
 from tests.dashboards.test_dashboards import ALL
+from tests.debian import program
 
 ROOT = Path(__file__).parent.parent.parent
 WORLD = Profile(customers=400, terminals=800, days=12)
@@ -128,8 +129,7 @@ def spoil(log: Log) -> None:
 @pytest.mark.kafka
 def test_every_query_gives_data_and_every_alert_is_evaluated(tmp_path: Path) -> None:
     """The pipeline's topics have fixed names, so it has a broker of its own."""
-    server = shutil.which("prometheus")
-    assert server, "prometheus is missing: apt-get install prometheus"
+    server = program("prometheus", "prometheus")
     ports = {slot: free_port() for slot in "ab"}
     own = free_port()
     config = configured(tmp_path, [f"127.0.0.1:{port}" for port in ports.values()])

@@ -1,11 +1,19 @@
-"""The page in a real browser. Without Chromium this fails, and says what to install."""
+"""The page in a real browser."""
 
 import asyncio
+import os
 
 import pytest
 
-from tests.web.browser import tab
+from tests.debian import program
+from tests.web.browser import NAMES, tab
 from tests.web.conftest import Site
+
+
+@pytest.fixture(autouse=True)
+def chromium() -> None:
+    if not os.environ.get("CHROMIUM"):
+        program("chromium", *NAMES)
 
 
 @pytest.mark.slow
