@@ -7,8 +7,11 @@ import pytest
 
 
 def program(package: str, *names: str) -> str:
-    """The path of a program, by any of its names. Where it is missing the test is skipped, and says how to get it; but it fails where
-    TESTS_NEED_ALL is set, as it is in CI: there nothing passes by skipping."""
+    """The path of a program, by any of its names.
+
+    Where it is missing the test is skipped, and says how to get it; but it fails where TESTS_NEED_ALL is set, as it is
+    in CI: there nothing passes by skipping.
+    """
     for name in names:
         if found := shutil.which(name):
             return found
