@@ -5,7 +5,10 @@ from dashboards.panels import Query, dashboard, graph, number, of, quantiles, ra
 
 def health() -> str:
     """The dashboard as JSON."""
-    failures = [Query(rate("streams_aborts_total", "reason"), "aborts {{reason}}")]
+    failures = [
+        Query(rate("streams_aborts_total", "reason"), "aborts {{reason}}"),
+        Query(rate("streams_stalls_total", "operator"), "stalls {{operator}}"),
+    ]
     numbers = [
         number(
             "Workers",
