@@ -84,7 +84,8 @@ def feed(
     """
     check(log, profile, partitions)
     create_topics(log, partitions)
-    writer = log.writer(FEEDER, "feeder", log.group(FEEDER, "feeder", 1))
+    group = log.group(FEEDER, "feeder", 1)
+    writer = log.writer(FEEDER, "feeder", group)
     written = days_written(log)
     waiting: deque[pl.DataFrame] = deque()
     started, done = time.monotonic(), 0
@@ -106,6 +107,7 @@ def feed(
                 pause(max(0.0, started + done / days_a_second - time.monotonic()))
     finally:
         writer.close()
+        group.leave()  # on Kafka a member that was not told to leave can keep its process from ending
     return written
 
 
