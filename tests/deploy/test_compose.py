@@ -2,9 +2,9 @@
 
 import json
 import re
+import string
 import tomllib
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import click
@@ -194,8 +194,8 @@ def test_grafana_finds_its_dashboards_and_prometheus() -> None:
     provisioning = DASHBOARDS / "grafana" / "provisioning"
     mounted = {bind["target"] for bind in binds(SERVICES["grafana"])}
     files = [f for f in provisioning.rglob("*") if f.suffix in (".yml", ".yaml")]
-    environment = SERVICES["grafana"]["environment"]
-    found = [yaml.safe_load(Template(f.read_text().replace("$__", "$$__")).substitute(environment)) for f in files]
+    variables = SERVICES["grafana"]["environment"]
+    found = [yaml.safe_load(string.Template(f.read_text()).safe_substitute(variables)) for f in files]
     paths = {p["options"]["path"] for each in found for p in each.get("providers", [])}
     assert paths
     assert paths <= mounted, f"providers look in {paths}; mounted are {mounted}"
