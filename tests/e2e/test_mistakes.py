@@ -147,7 +147,7 @@ def test_the_source_has_other_partitions_than_at_the_first_run(place: Place, kaf
     finally:
         log.close()
     says(message, f"topic '{name}-", "has 1 partitions, the program needs 2", f"application '{name}'")
-    says(message, "partition count of a source topic", "go back to the old one", "another app name")
+    says(message, "partitions of a source topic", "savepoint", "another app name")
 
 
 def test_a_topic_that_is_deleted_sooner_than_its_events_are_old(place: Place, kafka) -> None:
