@@ -147,8 +147,9 @@ class Snapshots:
         for known in (self._due, self._done, self._floors, self._flushing):
             known.pop(name, None)
 
-    def restore(self, task: Task, directory: Path, topic_id: str, start: int) -> Iterator[None]:
-        """Bring the newest snapshot that fits into `directory`; yields until it is there, or none is.
+    def restore(self, task: Task, directory: Path, topic_id: str, start: int, most: int) -> Iterator[None]:
+        """Bring the newest snapshot that fits, of commit `most` or before, into `directory`; yields until it is there,
+        or none is.
 
         Raises CheckpointError if the location cannot be asked although the changelog alone would not do.
         """
@@ -157,7 +158,7 @@ class Snapshots:
             self._app,
             name_of(task),
             directory,
-            max_sequence=task.lease.sequence,
+            max_sequence=most,
             topic_id=topic_id,
             min_offset=start,
         )

@@ -63,8 +63,9 @@ class Tools:
     state_dir: Path
     note: Note
     drop_state: Callable[[Path], None] = shutil.rmtree
-    download: "Callable[[Task, Path, str, int], Iterator[None]] | None" = None
-    """Brings the newest snapshot that fits into a directory; None without a checkpoint location."""
+    download: "Callable[[Task, Path, str, int, int], Iterator[None]] | None" = None
+    """Brings the newest snapshot that fits into a directory; None without a checkpoint location. Topic id, start of the
+    changelog, the newest commit to take."""
     location: str = ""
     """The token of the checkpoint location."""
     place: Place = field(default_factory=Place)
@@ -184,29 +185,54 @@ class Task:
             changelog_start=start,
             same_topic=mark.topic_id in ("", topic_id),
         ) and (same or mark.sequence < lease.sequence)
-        if not usable:
+        if usable and mark.sequence:
+            try:
+                yield from self._bring_forward(start, topic_id, known)
+                return
+            except NotThatHistory:
+                self._check_lease()
+                usable = False
+        if not usable and mark.sequence:
             self._say(f"local state is not usable (at {mark.sequence}); it is made anew")
             self.store = self._new_store()
-        yield from self._download(topic_id, start)
-        self.restored_from = self.store.mark.sequence
-        end = log.ends([self._changelog])[self._changelog]
-        if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
+        most = lease.sequence
+        while True:
+            yield from self._download(topic_id, start, most)
+            found = self.store.mark.sequence
             try:
-                yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
-            except NotThatHistory:
-                self._say(f"local state stands at a commit {mark.sequence} that the log has lost; it is made anew")
-                self.store = self._new_store()
-                yield from self._download(topic_id, start)
-                yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
-        protocol.check_restored(str(self.id), lease.sequence, self._last_block, self.store.mark.sequence)
+                yield from self._bring_forward(start, topic_id, known)
+                return
+            except NotThatHistory as error:
+                self._check_lease()
+                if not found:
+                    raise
+                self._say(f"the snapshot at commit {found} does not fit the log: {error.what}; an older one is taken")
+                self.store, most = self._new_store(), found - 1
 
-    def _download(self, topic_id: str, start: int) -> Iterator[None]:
-        """An empty store: begin with the newest snapshot, if there is a place for them."""
+    def _bring_forward(self, start: int, topic_id: str, known: Committed | None) -> Iterator[None]:
+        """From where the store stands now to the lease's commit; NotThatHistory if that place is not in the log."""
+        assert self._changelog is not None and self.store is not None
+        found = self.restored_from = self.store.mark.sequence
+        self._last_block = None
+        end = self._tools.log.ends([self._changelog])[self._changelog]
+        if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
+            yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
+        try:
+            protocol.check_restored(str(self.id), self.lease.sequence, self._last_block, self.store.mark.sequence)
+        except StateMismatch as error:
+            if found:
+                raise NotThatHistory(error.what, where=error.where, fix=error.fix) from error
+            raise
+        if found and known is not None and known.note not in ("", mark_of(self.store.mark.position)):
+            raise NotThatHistory(f"commit {self.lease.sequence} of the store is another one than the log's")
+
+    def _download(self, topic_id: str, start: int, most: int) -> Iterator[None]:
+        """An empty store: begin with the newest snapshot up to commit `most`, if there is a place for them."""
         assert self.store is not None
-        if self._tools.download is not None and self.lease.sequence and not self.store.mark.sequence:
+        if self._tools.download is not None and most:
             self.store.close()
             self._tools.drop_state(self._directory())
-            yield from self._tools.download(self, self._directory(), topic_id, start)
+            yield from self._tools.download(self, self._directory(), topic_id, start, most)
             self.store = self._open_store()
 
     _last_block: int | None = None

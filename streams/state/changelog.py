@@ -38,6 +38,9 @@ _MAGIC = b"SCL"
 _HEAD = struct.Struct(">3sBII")
 _FIXED = 1500  # head, Arrow's schema and frames
 _ENTRY = 20  # offsets and validity of an entry
+_LOST = (
+    "blocks were lost: restore the topic from a backup of the cluster, or start the application anew under another id"
+)
 _SCHEMA = {"key": pl.Binary, "value": pl.Binary}
 
 
@@ -180,8 +183,9 @@ def _damaged(what: str, where: str) -> StateCorrupt:
     return StateCorrupt(f"a changelog block is damaged: {what}", where=where, fix=fix)
 
 
-class NotThatHistory(Exception):
-    """The store stands at a commit that is not the one before the first block that it lacks. It is made anew."""
+class NotThatHistory(StateMismatch):
+    """The store stands at a commit that is not the one before the first block that it lacks: brokers have lost the
+    log's end and gone on from there (a power loss). Whoever restores makes the store anew."""
 
 
 class Replay:
@@ -254,7 +258,11 @@ class Replay:
         self._bytes += len(value)
         if meta.last:
             if self._follows is not None and not self._follows(meta.position):
-                raise NotThatHistory(where)
+                raise NotThatHistory(
+                    f"commit {meta.sequence} of the changelog does not go on from commit {self._sequence} of the store",
+                    where=where,
+                    fix=_LOST,
+                )
             self._follows = None
             self._merge()
             self._mark = Mark(meta.sequence, self._topic_id, next_offset, meta.position)
@@ -275,11 +283,11 @@ class Replay:
     def _check(self, meta: _Meta, where: str) -> None:
         expected, part = self._sequence + 1, len(self._open)
         if (meta.sequence, meta.part) != (expected, part):
-            raise StateMismatch(
+            first = bool(self._sequence) and not self._advanced and not self._open
+            raise (NotThatHistory if first else StateMismatch)(
                 f"the changelog goes on with part {meta.part} of commit {meta.sequence}, not with {part} of {expected}",
                 where=where,
-                fix="blocks were lost: restore the topic from a backup of the cluster, or start the application anew "
-                "under another id",
+                fix=_LOST,
             )
 
     def _merge(self) -> None:

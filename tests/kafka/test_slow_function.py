@@ -51,7 +51,7 @@ def test_who_was_thrown_out_for_its_silence_says_which_operator_it_was(kafka, tm
         writer.append(Produced(f"{name}-tx", 0, [None], [b'{"card":"a","at":1}'], 1))
         writer.commit({}, {})
         writer.close()
-        worker = make_worker(app, settings, log, note=notes.append)
+        worker = make_worker(app, settings, log, note=lambda text, *_, **__: notes.append(text))
         worker.start()
         deadline = clock.monotonic() + PATIENCE
         while not (slept and worker.status.commits and any("did not poll" in n for n in notes)):

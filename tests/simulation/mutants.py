@@ -237,12 +237,20 @@ MUTANTS = [
     Mutant("offsets before outputs", lambda: [_patched(SimWriter, "commit", _offsets_first)]),
     Mutant("the lease record is not part of the commit", lambda: [_patched(SimWriter, "commit", _leases_left_out)]),
     Mutant("a commit in doubt counts as done", lambda: [_patched(SimWriter, "commit", _doubt_taken_for_success)]),
-    Mutant("apply before commit", lambda: [_patched(Task, "changelog", _applied_first)]),
-    Mutant(
+    Mutant(  # with the marks a store that was written too early is found when it is opened
+        "apply before commit, and no marks of commits",
+        lambda: [
+            _patched(Task, "changelog", _applied_first),
+            patch("streams.runtime.task.mark_of", _same_mark),
+        ],
+    ),
+    Mutant(  # three checks refuse it
         "a store ahead is taken as valid",
         lambda: [
             _patched(Task, "changelog", _applied_first),
             patch.object(protocol, "local_state_usable", lambda **known: True),
+            patch.object(protocol, "check_restored", lambda *known: None),
+            patch("streams.runtime.task.mark_of", _same_mark),
         ],
     ),
     Mutant("no new writer after a commit in doubt", lambda: [patch.object(Worker, "_check_writer", lambda self: None)]),
