@@ -5,7 +5,7 @@ and a test can drive the very same code.
 """
 
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 
 from streams.core.errors import StateMismatch
@@ -96,7 +96,9 @@ class WriteLease:
 Step = OpenClaim | ReadLease | FenceSlot | WriteLease
 
 
-def take(task: int, slot: str, fingerprint: str, others_live: bool) -> Generator[Step, Lease | None, Lease]:
+def take(
+    task: int, slot: str, fingerprint: str, others_live: Callable[[], bool]
+) -> Generator[Step, Lease | None, Lease]:
     """Take the lease of a task that the group has given us; returns the record that names us.
 
     1. Open the claim: whoever is claiming the same task is fenced.
@@ -104,7 +106,9 @@ def take(task: int, slot: str, fingerprint: str, others_live: bool) -> Generator
     3. Held by another slot: fence that slot (its open transaction ends), read again; a third slot: fence it too.
     4. Write {our slot, same sequence} through the claim.
 
-    >>> steps = take(0, "me", "f", False)
+    `others_live` is asked only where the answer matters: it may have to ask the brokers.
+
+    >>> steps = take(0, "me", "f", lambda: False)
     >>> next(steps), steps.send(None)
     (OpenClaim(task=0), ReadLease(task=0))
     >>> steps.send(Lease("old", True, "f", 5))
@@ -139,9 +143,9 @@ def _check_not_half_restored(task: int, found: Lease | None, slot: str) -> None:
         )
 
 
-def check_fingerprint(task: int, found: Lease | None, fingerprint: str, others_live: bool) -> None:
+def check_fingerprint(task: int, found: Lease | None, fingerprint: str, others_live: Callable[[], bool]) -> None:
     """While other workers live, all must run the same topology."""
-    if found is not None and others_live and found.fingerprint != fingerprint:
+    if found is not None and found.fingerprint != fingerprint and others_live():
         raise StateMismatch(
             f"task {task} was last run with another topology ({found.fingerprint}, ours is {fingerprint})",
             where=f"lease record, slot {found.slot!r}, sequence {found.sequence}",

@@ -38,6 +38,7 @@ from streams.log.kafka import KafkaLog, Timeouts
 from streams.programs import find
 from streams.settings import Settings, load
 from streams.state.base import Mark
+from streams.state.changelog import NotThatHistory, Replay, encode
 from streams.state.rocksdb import RocksStore
 from streams.topics_cli import topics
 
@@ -281,6 +282,18 @@ def _corrupt(directory):
     filled(directory)
     (directory / "state" / "CURRENT").unlink()
     store(directory)
+
+
+@seen_when(
+    NotThatHistory, "a store stands at a commit that the changelog does not know (a worker makes it anew by itself)"
+)
+def _lost_history(directory):
+    filled(directory)
+    made = store(directory)
+    try:
+        Replay(made, "topic").add(encode([], 7, b"position")[0], 1)
+    finally:
+        made.close()
 
 
 @seen_when(errors.StateMismatch, "a program reads another topic than it did when its state was made")

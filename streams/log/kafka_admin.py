@@ -305,13 +305,21 @@ class KafkaAdmin:
 
     def _described(self, group: str, verb: str) -> list[Any]:
         doing = f"the members of {group!r} are {verb}"
-        answer = self._at_coordinator().describe_consumer_groups([group], request_timeout=LONGEST)[group]
+        answer = self.asked_for_group(group)
         try:
             return list(self._answered(answer, doing).members)
         except KafkaException as error:
             if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return []
             raise self._translated(error, doing) from error
+
+    def asked_for_group(self, group: str) -> "Future[Any]":
+        """The description of a group, under way; see `members` for why nobody waits for it."""
+        return self._at_coordinator().describe_consumer_groups([group], request_timeout=LONGEST)[group]
+
+    def lost_coordinator(self) -> None:
+        """No answer came: the next request to a coordinator goes another way."""
+        self._counting = None
 
     def _at_coordinator(self) -> AdminClient:
         if self._counting is None:
@@ -322,7 +330,7 @@ class KafkaAdmin:
         try:
             return answer.result(timeout=self._patience)
         except TimeoutError:
-            self._counting = None
+            self.lost_coordinator()
             raise unreachable(self._connection, doing, self._notices) from None
 
     # ---- inside

@@ -13,6 +13,7 @@ from streams.core.errors import LogError, SlotTaken
 from streams.core.record import TopicPartition
 from streams.log.base import Committed, Group
 from streams.log.kafka_admin import KafkaAdmin, tasks_topic
+from streams.log.kafka_coverage import Coverage
 from streams.log.kafka_errors import CONNECTION, MOVING, translate
 from streams.log.kafka_settings import RAISED, UNSAID, Connection, Notices, kafka_error
 
@@ -27,7 +28,8 @@ class KafkaGroup(Group):
     """A static member, `<app>-<slot>`, of the group `<app>`, cooperative-sticky.
 
     Guarantees: a task is given up only after `on_revoke` has returned or raised. A worker that died keeps its tasks for
-    the session's time; the same slot, started again meanwhile, gets the same tasks at once.
+    the session's time; the same slot, started again meanwhile, gets the same tasks at once. A task that the group has
+    given to nobody is found and given to a member (`kafka_coverage`).
 
     Raises SlotTaken: another process lives under this slot (both join anew once, then one of the two gives up).
     LogError: the broker refuses us (ACL, session timeout out of its range, another protocol in this group). A broker
@@ -41,6 +43,7 @@ class KafkaGroup(Group):
         self._on_revoke: Revoke = _ignore
         self._members, self._counted_at = 1, float("-inf")
         self._taken, self._fenced_at = False, float("-inf")
+        self._coverage = Coverage(admin, app, f"{app}-{slot}", tasks)
         self._consumer: Consumer | None = self._join()
 
     def poll(self, timeout: float, on_revoke: Revoke) -> frozenset[int]:
@@ -54,6 +57,8 @@ class KafkaGroup(Group):
             error = message.error() if message is not None else None
         if error is not None and error is not UNSAID:  # that is said by the next poll
             self._judge(error)
+        if len(self._tasks) < self._count and self._coverage.look(time.monotonic()):
+            self._join_anew()
         return self._tasks
 
     def leave(self) -> None:
@@ -63,14 +68,7 @@ class KafkaGroup(Group):
         if consumer is None:
             return
         self._on_revoke = _ignore  # who leaves has given up before
-        with suppress(*RAISED):  # a member that was fenced has nothing to leave
-            # 1. Unsubscribe.
-            consumer.unsubscribe()
-            # 2. Poll.
-            deadline = time.monotonic() + LEAVING
-            while self._tasks and time.monotonic() < deadline:
-                consumer.poll(0.05)
-            consumer.poll(0.0)
+        self._unsubscribe(consumer)
         # 3. Close.
         self._tasks = frozenset()
         consumer.close()
@@ -157,6 +155,23 @@ class KafkaGroup(Group):
         # on_lost must be registered: without it a lost assignment would come as a mere revoke.
         member.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         return member
+
+    def _join_anew(self) -> None:
+        """Leave the group in good order, giving up our tasks, and come back: that makes the group rebalance."""
+        consumer = self._living()  # giving up commits, which takes the member's metadata
+        self._unsubscribe(consumer)
+        consumer.close()
+        self._consumer = self._join()
+
+    def _unsubscribe(self, consumer: Consumer) -> None:
+        with suppress(*RAISED):  # a member that was fenced has nothing to leave
+            # 1. Unsubscribe.
+            consumer.unsubscribe()
+            # 2. Poll.
+            deadline = time.monotonic() + LEAVING
+            while self._tasks and time.monotonic() < deadline:
+                consumer.poll(0.05)
+            consumer.poll(0.0)
 
     def _slot_taken(self) -> SlotTaken:
         return SlotTaken(

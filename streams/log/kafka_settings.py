@@ -88,6 +88,7 @@ class Notices:
         self.fatal: KafkaError | None = None
         self.down_at = float("-inf")  # when no broker could be reached any more (monotonic)
         self.coordinator_losses = 0  # connections of a producer's coordinator, and requests that it did not answer
+        self.losses = 0  # those of any broker
 
     def error(self, error: KafkaError) -> None:
         """librdkafka's error_cb."""
@@ -105,8 +106,9 @@ class Notices:
 
     def log(self, level: int, form: str, facility: str, client: str, line: str) -> None:
         """The `log` of a logger, as confluent_kafka calls it."""
-        if facility in ("FAIL", "REQTMOUT") and "TxnCoordinator" in line:
-            self.coordinator_losses += 1
+        if facility in ("FAIL", "REQTMOUT"):
+            self.losses += 1
+            self.coordinator_losses += "TxnCoordinator" in line
 
 
 @dataclass(frozen=True)

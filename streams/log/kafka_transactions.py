@@ -17,6 +17,8 @@ STEP = 0.05  # seconds between looks while a producer is opened
 SLOW = 5.0  # seconds: a commit that took longer is suspect
 AGAIN = 5.0  # seconds after which an unanswered commit is asked for again
 MARGIN = 2.0  # seconds by which the offsets may outlast their timeout
+LOOK = 0.2  # seconds between looks at connections while they are sent
+LOST = 3.0  # seconds that they get after a connection was lost meanwhile
 AFTERMATH = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._STATE})
 
 
@@ -43,14 +45,20 @@ class Helper:
         self._calls = queue.SimpleQueue()
         threading.Thread(target=self._work, name="offsets", daemon=True).start()
 
-    def call(self, function: Callable[[], None], seconds: float) -> None:
-        """TimeoutError if it does not return in time."""
+    def call(self, function: Callable[[], None], seconds: float, lost: Callable[[], bool]) -> None:
+        """TimeoutError if it does not return in time, nor soon after `lost`, which is asked now and then."""
         done: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         self._calls.put((function, done))
-        try:
-            raised = done.get(timeout=seconds)
-        except queue.Empty:
-            raise TimeoutError from None
+        end, noticed = time.monotonic() + seconds, False
+        while True:
+            try:
+                raised = done.get(timeout=min(LOOK, max(end - time.monotonic(), 0.0)))
+                break
+            except queue.Empty:
+                if time.monotonic() >= end:
+                    raise TimeoutError from None
+                if not noticed and lost():
+                    noticed, end = True, min(end, time.monotonic() + LOST)
         if raised is not None:
             raise raised
 
@@ -215,8 +223,14 @@ class Transactions:
         left = max(deadline - time.monotonic(), 0.1)
         if self._helper is None:
             self._helper = Helper()
+        losses = self.notices.losses
+
+        def lost() -> bool:
+            self.notices.hear(producer)
+            return self.notices.losses > losses
+
         try:
-            self._helper.call(lambda: producer.send_offsets_to_transaction(offsets, members, left), left + MARGIN)
+            self._helper.call(lambda: producer.send_offsets_to_transaction(offsets, members, left), left + MARGIN, lost)
         except TimeoutError:
             self._helper = None  # left behind
             raise self._set_broken(

@@ -19,8 +19,7 @@ def take_all(
     one call, and a slot is fenced once for all its tasks. A task whose claim was fenced is left out (another claimer
     came; if the group still says that it is ours, the next round tries again).
     """
-    live = group.members > 1
-    runs = {t: take(t, slot, fingerprint, live) for t in tasks}
+    runs = {t: take(t, slot, fingerprint, lambda: group.members > 1) for t in tasks}
     wanted: dict[int, Step] = {t: next(run) for t, run in runs.items()}
     claims: dict[int, Claim] = {}
     taken: dict[int, Lease] = {}

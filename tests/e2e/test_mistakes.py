@@ -274,7 +274,7 @@ def test_the_state_of_another_program(place: Place) -> None:
     with EmbeddedLog(place.path / "log") as log:
         log.create([TopicSpec("ty", 1, {})])
     message = place.fails("run", "program:app")
-    says(message, "the program has changed", "then tx; now ty", "another app name")
+    says(message, "the program has changed", "then tx; now ty", "the old program", "savepoint")
 
 
 # ---------------------------------------------------------------- the program

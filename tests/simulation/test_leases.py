@@ -55,7 +55,7 @@ class Worker:
         if self.held is not None:
             self.work(rng)
         elif self.steps is None:
-            self.steps = self.rules.take(0, self.slot, "f", False)
+            self.steps = self.rules.take(0, self.slot, "f", lambda: False)
             self.wanted = next(self.steps)
         else:
             self.go_on()
