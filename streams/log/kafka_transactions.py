@@ -98,6 +98,7 @@ class Transactions:
         self._helper: Helper | None = None
         self._producer: Producer | None = self._initialise()
         self._losses = self.notices.coordinator_losses  # those before the last commit
+        self._all_losses = self.notices.losses
 
     # ---- opening and closing
 
@@ -198,6 +199,7 @@ class Transactions:
         self.open = False
         self.notices.hear(producer)
         lost, self._losses = self.notices.coordinator_losses > self._losses, self.notices.coordinator_losses
+        self._all_losses = self.notices.losses
         self.suspect = again or lost or time.monotonic() - start > SLOW
 
     def abort(self) -> None:
@@ -223,11 +225,10 @@ class Transactions:
         left = max(deadline - time.monotonic(), 0.1)
         if self._helper is None:
             self._helper = Helper()
-        losses = self.notices.losses
 
-        def lost() -> bool:
+        def lost() -> bool:  # since the last commit
             self.notices.hear(producer)
-            return self.notices.losses > losses
+            return self.notices.losses > self._all_losses
 
         try:
             self._helper.call(lambda: producer.send_offsets_to_transaction(offsets, members, left), left + MARGIN, lost)
