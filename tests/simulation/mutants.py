@@ -33,6 +33,8 @@ class Mutant:
     name: str
     changes: Callable[[], list[Any]] = list
     rules: LogRules | None = None
+    seed: int = 0
+    """One that has caught it, tried first: it would take long to come to it."""
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
@@ -233,7 +235,9 @@ def _trims_what_was_read(self):
 
 
 MUTANTS = [
-    Mutant("an input that was held back is not read on", lambda: [patch.object(SimReader, "resume", _no_resume)]),
+    Mutant(
+        "an input that was held back is not read on", lambda: [patch.object(SimReader, "resume", _no_resume)], seed=76
+    ),
     Mutant("offsets before outputs", lambda: [_patched(SimWriter, "commit", _offsets_first)]),
     Mutant("the lease record is not part of the commit", lambda: [_patched(SimWriter, "commit", _leases_left_out)]),
     Mutant("a commit in doubt counts as done", lambda: [_patched(SimWriter, "commit", _doubt_taken_for_success)]),
@@ -243,6 +247,7 @@ MUTANTS = [
             _patched(Task, "changelog", _applied_first),
             patch("streams.runtime.task.mark_of", _same_mark),
         ],
+        seed=25,
     ),
     Mutant(  # three checks refuse it
         "a store ahead is taken as valid",
@@ -253,8 +258,16 @@ MUTANTS = [
             patch("streams.runtime.task.mark_of", _same_mark),
         ],
     ),
-    Mutant("no new writer after a commit in doubt", lambda: [patch.object(Worker, "_check_writer", lambda self: None)]),
-    Mutant("a store of a lost history is taken as valid", lambda: [patch("streams.runtime.task.mark_of", _same_mark)]),
+    Mutant(
+        "no new writer after a commit in doubt",
+        lambda: [patch.object(Worker, "_check_writer", lambda self: None)],
+        seed=37,
+    ),
+    Mutant(
+        "a store of a lost history is taken as valid",
+        lambda: [patch("streams.runtime.task.mark_of", _same_mark)],
+        seed=54,
+    ),
     Mutant("no fencing of the holder", rules=LogRules(no_fencing=True)),
     Mutant("no claim id", rules=LogRules(no_claim_id=True)),
     Mutant("read before the claim id", lambda: [patch("streams.runtime.leases.take", read_before_claim)]),
@@ -270,11 +283,16 @@ MUTANTS = [
             patch.object(SimReader, "position", lambda self, partition: 10**9),
             patch.object(protocol, "check_restored", lambda *known: None),
         ],
+        seed=385,
     ),
     Mutant("a local store is used without the changelog's tail", lambda: [_patched(Task, "_restore", _no_replay)]),
-    Mutant("a restarted task does not tell its shuffles again", lambda: [_patched(Task, "open", _not_told_again)]),
+    Mutant(
+        "a restarted task does not tell its shuffles again", lambda: [_patched(Task, "open", _not_told_again)], seed=16
+    ),
     Mutant("the frontier is not restored", lambda: [_patched(Release, "restore", _no_frontier)]),
-    Mutant("the channels' watermarks are not restored", lambda: [_patched(TaskInput, "restore", _no_channels)]),
+    Mutant(
+        "the channels' watermarks are not restored", lambda: [_patched(TaskInput, "restore", _no_channels)], seed=266
+    ),
     Mutant("lateness by batch", lambda: [_patched(TaskInput, "_take_source", _late_by_batch)]),
     Mutant("idleness guessed downstream", lambda: [patch.object(TaskInput, "watermark", property(_guessed_idle))]),
     Mutant("a stale rewrite chunk", lambda: [patch("streams.runtime.task.chunk", _stale_chunk())]),
@@ -284,6 +302,7 @@ MUTANTS = [
     Mutant(
         "the changelog is trimmed when its rewriting begins",
         lambda: [patch("streams.runtime.task.chunk", _trimmed_at_the_start)],
+        seed=116,
     ),
     Mutant(
         "shuffle blocks are trimmed when they are read", lambda: [patch.object(Worker, "_trim", _trims_what_was_read)]
