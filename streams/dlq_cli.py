@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.cli_group import Guessing
 from streams.core.errors import StreamsError
 from streams.settings import load
 from streams.topics_cli import log_options
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 
-@click.group()
+@click.group(cls=Guessing)
 def dlq() -> None:
     """Dead letters of a program: list them, look at one, run it under a debugger, replay them.
 
     A dead letter is a record that the program could not take. It is named PARTITION:OFFSET, as `list` shows it.
+
+    \b
+    streams dlq list program:app
     """
 
 
@@ -52,7 +56,7 @@ def _opened(program: str, file: Path | None, options: dict[str, Any]) -> "Iterat
     from streams.cli import find
 
     app, settings = find(program), load(options, file=file)
-    log = open_log(settings)
+    log = open_log(settings, make=False)
     try:
         yield app, settings, log
     finally:

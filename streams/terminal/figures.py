@@ -11,6 +11,7 @@ from typing import Any
 
 from streams.runtime.reporter import Status
 
+_OLD = 30 * 86_400.0  # seconds
 _WINDOW = 5.0  # seconds: commits come in steps, and a rate over less would jump
 
 
@@ -163,6 +164,15 @@ def span(seconds: float | None) -> str:
     raise AssertionError
 
 
+def behind(seconds: float | None) -> str:
+    """How far event time is behind the clock; "-" beyond a month: then it is old data that is read, and no delay.
+
+    >>> behind(3.21), behind(86_400 * 1104), behind(None)
+    ('3.2 s', '-', '-')
+    """
+    return span(seconds) if seconds is None or abs(seconds) <= _OLD else "-"
+
+
 def size(count: int) -> str:
     """Bytes in a unit that is easy to read.
 
@@ -190,7 +200,7 @@ def as_line(figures: Figures) -> str:
         f"late {status.late:,}",
         f"dead {status.dead:,}",
         f"event time {instant(status.watermark)}",
-        f"delay {span(status.watermark_delay)}",
+        *([] if (delay := behind(status.watermark_delay)) == "-" else [f"delay {delay}"]),
         f"state {size(status.state_bytes)}",
         f"commit {span(status.last_commit_seconds)}",
         f"aborted {status.aborts}",
