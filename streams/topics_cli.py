@@ -207,11 +207,12 @@ def delete(names: tuple[str, ...], yes: bool, file: Path | None, **options: Any)
 
 
 def _agreed(question: str) -> bool:
-    try:
-        return click.confirm(question, err=True)
-    except click.Abort:  # Ctrl-C, or nobody is there to answer
+    """Not click's own question, which writes a blank to stdout."""
+    click.echo(f"{question} [y/N] ", nl=False, err=True)
+    answer = sys.stdin.readline()
+    if not sys.stdin.isatty():
         click.echo(err=True)
-        return False
+    return answer.strip().lower() in ("y", "yes")
 
 
 def _refuse_in_use(log: Log, info: TopicInfo) -> None:
