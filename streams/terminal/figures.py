@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from streams.core.wording import counted
 from streams.runtime.reporter import Status
 
 _OLD = 30 * 86_400.0  # seconds
@@ -237,6 +238,6 @@ def summary(figures: Figures) -> str:
     out = sum(figures.outputs.values())
     mean = status.records_in / figures.seconds if figures.seconds else 0.0
     return (
-        f"done: {status.records_in:,} records in, {out:,} out, {status.commits:,} commits "
+        f"done: {counted(status.records_in, 'record')} in, {out:,} out, {counted(status.commits, 'commit')} "
         f"in {span(figures.seconds)} ({mean:,.0f} records/s)"
     )

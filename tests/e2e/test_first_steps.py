@@ -1,6 +1,7 @@
 """The stumbles of somebody's first hour: the wrong directory, topics by hand, a killed worker, a clone as the place."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -240,3 +241,29 @@ def test_the_demo_names_the_command_as_it_was_called(tmp_path: Path) -> None:
     assert named(str(script), elsewhere, environment) == str(script)
     assert named("bin/streams", tmp_path, environment) == "bin/streams"
     assert named("/x/streams/__main__.py", tmp_path, environment) == "python -m streams"
+
+
+# ---------------------------------------------------------------- the same on Kafka
+
+
+def test_killed_workers_and_topics_that_go_on_kafka(place: Place, kafka) -> None:
+    """A killed worker counts as living until its session is over."""
+    name = f"steps{os.getpid()}"
+    place.path.joinpath("program.py").write_text(PROGRAM.replace('"counts"', f'"{name}"').replace('"tx"', f'"{name}"'))
+    brokers = ("--brokers", kafka.bootstrap)
+    assert streams(place, "topics", "create", name, *brokers).stdout == f"{name}: 4 partitions\n"
+    assert "it exists already, with 4 partitions" in streams(place, "topics", "create", name, *brokers).stdout
+    says(fails(place, "topics", "create", "a b", *brokers), "'a b' is not a name for a topic", "at most 249")
+
+    def tasks() -> str:
+        return streams(place, "tasks", "program:app", *brokers).stdout
+
+    with place.worker(*brokers) as worker:
+        wait(lambda: re.search(r"  0  ", tasks()) is not None)
+        assert "gone" not in tasks()
+        says(fails(place, "topics", "delete", f"{name}-tasks", "--yes", *brokers), "is in use", "made it", "slot '0'")
+        worker.kill()
+        worker.wait()
+    wait(lambda: "0 (its worker is gone)" in tasks())
+    assert streams(place, "topics", "delete", name, "--yes", *brokers).stdout == f"deleted {name}\n"
+    says(fails(place, "topics", "read", name, *brokers), f"no topic '{name}'")
