@@ -166,12 +166,12 @@ def span(seconds: float | None) -> str:
 
 
 def behind(seconds: float | None) -> str:
-    """How far event time is behind the clock; "-" beyond a month: then it is old data that is read, and no delay.
+    """How far event time is behind the clock; beyond a month it is old data that is read, and no delay.
 
     >>> behind(3.21), behind(86_400 * 1104), behind(None)
-    ('3.2 s', '-', '-')
+    ('3.2 s', 'old data', '-')
     """
-    return span(seconds) if seconds is None or abs(seconds) <= _OLD else "-"
+    return "old data" if seconds is not None and seconds > _OLD else span(seconds)
 
 
 def size(count: int) -> str:
@@ -194,14 +194,14 @@ def as_line(figures: Figures) -> str:
     """All figures on a line, for a file or a pipe."""
     status = figures.status
     outputs = ", ".join(f"{topic} {count:,}" for topic, count in figures.outputs.items())
+    delay = behind(status.watermark_delay)
     parts = [
         f"in {status.records_in:,} ({figures.rate_in:,.0f}/s)",
         f"out {outputs or 0} ({figures.rate_out:,.0f}/s)",
         f"left {status.lag:,}",
         f"late {status.late:,}",
         f"dead {status.dead:,}",
-        f"event time {instant(status.watermark)}",
-        *([] if (delay := behind(status.watermark_delay)) == "-" else [f"delay {delay}"]),
+        f"event time {instant(status.watermark)}" + (" (old data)" if delay == "old data" else f"  delay {delay}"),
         f"state {size(status.state_bytes)}",
         f"commit {span(status.last_commit_seconds)}",
         f"aborted {status.aborts}",
