@@ -113,9 +113,9 @@ class KafkaAdmin:
 
     def topics(self, names: Sequence[str]) -> dict[str, TopicInfo]:
         """Those of the topics that exist. A retention that may not be asked for counts as "for ever" (-1)."""
+        names = sorted({name for name in names if not topic_names.fault(name)})  # the broker fails where it is asked
         if not names:
             return {}
-        names = sorted(set(names))
         wanted = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
         settings = self._client.describe_configs(wanted, request_timeout=self._patience)  # both are on their way
         found = self._describe(names)
