@@ -15,6 +15,7 @@ import click
 
 from streams.cli_group import Guessing
 from streams.core.errors import StreamsError
+from streams.core.wording import counted
 from streams.settings import load
 from streams.topics_cli import log_options
 
@@ -123,7 +124,7 @@ def list_(
         _table(rows)
         if total > len(kept):
             click.echo(f"... and {total - len(kept):,} before them (--limit 0 shows all)")
-        click.echo(f"\n{total:,} dead letters, {again:,} of them replayed:")
+        click.echo(f"\n{counted(total, 'dead letter')}, {again:,} of them replayed:")
         click.echo("\n".join(letters.counts(causes)))
 
 
