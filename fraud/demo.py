@@ -7,6 +7,7 @@ may be killed at any instant: what is committed stays, and the next start goes o
 import logging
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -47,7 +48,24 @@ _log = logging.getLogger("fraud.demo")
 
 PARTITIONS = 4
 _LABEL_DAYS = 7
-COMMAND = ".venv/bin/streams" if sys.argv[0].endswith(".venv/bin/streams") else "streams"
+
+
+def as_called(program: str) -> str:
+    """How the command line is called from here, given how it was: `program` is `sys.argv[0]`.
+
+    >>> as_called("/usr/lib/python3/site-packages/streams/__main__.py"), as_called("/elsewhere/bin/streams")
+    ('python -m streams', '/elsewhere/bin/streams')
+    """
+    path = Path(program)
+    if path.name != "streams":
+        return "python -m streams"
+    found = shutil.which("streams")
+    if found is not None and Path(found).absolute() == path.absolute():
+        return "streams"
+    return shlex.quote(near(str(path.absolute())))
+
+
+COMMAND = as_called(sys.argv[0])
 
 
 @click.group("demo", cls=Guessing, invoke_without_command=True)
@@ -203,7 +221,8 @@ class Demo:
         records, spent = figures.status.records_in, figures.seconds
         first = f"first alert after {self.found.first:.1f} s" if self.found.first is not None else "no alert"
         click.echo(
-            f"\ndone in {spent:.0f} s: {records:,} records in this run ({records / spent:,.0f}/s on average), {first}\n"
+            f"\ndone in {spent:.0f} s: {records:,} records read in this run ({records / spent:,.0f}/s on average), "
+            f"{first}\n"
         )
         self._summary(log)
 

@@ -20,10 +20,11 @@ SCENARIOS = {1: "large amount", 2: "terminal compromised", 3: "card leaked"}
 
 @dataclass(frozen=True)
 class Quality:
-    """Figures over the days from `first_day` on. `reasons`: code -> (alerts, precision); `scenarios`: number ->
-    (frauds, found); a transaction with several alerts counts once in `alerted` and `hits`."""
+    """Figures over the days from `first_day` on; `earlier`: alerts before it. `reasons`: code -> (alerts, precision);
+    `scenarios`: number -> (frauds, found); a transaction with several alerts counts once in `alerted` and `hits`."""
 
     first_day: int
+    earlier: int
     alerts: int
     alerted: int
     hits: int
@@ -32,15 +33,17 @@ class Quality:
 
     def text(self) -> str:
         """Two small tables."""
-        lines = [
-            f"quality from day {self.first_day} on, against the generator's truth",
-            "",
-            "  reason       alerts  precision",
-        ]
+        lines = [f"quality from day {self.first_day} on, against the generator's truth"]
+        if self.first_day:
+            lines.append(
+                f"({self.alerts:,} of {self.alerts + self.earlier:,} alerts: before that day the rules have too little "
+                "history)"
+            )
+        lines += ["", "  reason       alerts  precision"]
         lines += [f"  {code:10}  {count:7,}  {share:9.3f}" for code, (count, share) in sorted(self.reasons.items())]
         precision = self.hits / self.alerted if self.alerted else 0.0
         lines += [
-            f"  any         {self.alerted:7,}  {precision:9.3f}",
+            f"  payments    {self.alerted:7,}  {precision:9.3f}   a payment with several alerts counts once",
             "",
             "  scenario                 frauds   found  recall",
         ]
@@ -59,6 +62,7 @@ def measure(log: Log) -> Quality:
     days = (truth["at"] // _DAY_MS).unique().sort()
     first_day = FIRST_DAY if len(days) > 2 * FIRST_DAY else 0
     start = (int(days[0]) + first_day) * _DAY_MS if len(days) else 0
+    every = alerts.height
     truth, alerts = truth.filter(pl.col("at") >= start), alerts.filter(pl.col("at") >= start)
     joined = alerts.join(truth.select("transaction_id", "scenario"), on="transaction_id", how="left")
     fraud = (pl.col("scenario") > 0).mean()
@@ -69,6 +73,7 @@ def measure(log: Log) -> Quality:
     hits = {int(s): int(n) for s, n in found.rows()}
     return Quality(
         first_day,
+        every - alerts.height,
         alerts.height,
         single.height,
         sum(hits.values()),

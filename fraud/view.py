@@ -28,10 +28,10 @@ class DemoView:
         yield Segment.line()
         yield Cells(
             [
-                Cell("alerts", f"{sum(alerts.values()):,}", "bold red" if alerts else ""),
+                Cell("alerts of all runs", f"{sum(alerts.values()):,}", "bold red" if alerts else ""),
                 *(Cell(f"> {code}", f"{count:,}", "red") for code, count in sorted(alerts.items())),
                 Cell("first alert after", span(found.first)),
             ]
         )
-        yield Text("")
+        yield Text("this run", "dim")
         yield Cells([*cells(figures), *outputs(figures)])

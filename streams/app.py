@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streams.core import stream as build
+from streams.core import topic_names
 from streams.core.errors import BuildError
 from streams.core.failures import Policy, checked
 from streams.core.schema import Schema
@@ -47,10 +48,11 @@ class App:
     """
 
     def __init__(self, name: str, *, dead_letters: str | None = None, on_error: Policy = "dead-letter") -> None:
-        if not name or not all(c.isalnum() or c in "-_." for c in name):
-            raise BuildError(f"{name!r} is not a name for an app", fix="use letters, digits, '-', '_' and '.'")
+        if topic_names.fault(name):
+            raise BuildError(f"{name!r} is not a name for an app", fix=topic_names.FIX)
         self.name = name
         self.dead_letters = dead_letters or f"{name}-dead"
+        topic_names.check(self.dead_letters, "App(dead_letters=...)" if dead_letters else f"App({name!r})")
         self.graph = Graph(on_error=checked(on_error, f"App({name!r})"))
 
     def source(
@@ -95,6 +97,7 @@ class App:
 
         `key`: the columns of the records' key; by default the stream's key. `partitions`: how many, if it is made.
         """
+        topic_names.check(topic, "app.sink(...)")
         return Sink(topic, (key,) if isinstance(key, str) else tuple(key), partitions)
 
     def topology(self) -> Topology:
@@ -122,14 +125,20 @@ class App:
             opened.close()
 
 
-def open_log(settings: "Settings") -> "Log":
-    """The log that the settings name: Kafka with `brokers`, else the embedded one."""
+def open_log(settings: "Settings", *, make: bool = True) -> "Log":
+    """The log that the settings name: Kafka with `brokers`, else the embedded one.
+
+    Who only looks says `make=False`: where there is no embedded log none is made, and LogUnreachable says so.
+    """
     if settings.brokers:
         from streams.log.kafka import KafkaLog
 
         return KafkaLog(settings.brokers, settings.kafka)
     from streams.log.embedded import EmbeddedLog
+    from streams.log.embedded_places import expect
 
+    if not make:
+        expect(Path(settings.log_dir))
     return EmbeddedLog(Path(settings.log_dir))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.core.wording import counted
 from streams.settings import Settings, load
 from streams.state_cli import location_of
 from streams.topics_cli import log_options
@@ -69,18 +70,14 @@ def reset(
 
 
 def _tell(plan: "Plan", found: Any, location: Any, settings: Settings) -> None:
-    from streams.runtime import reset as care
 
     slots = sorted({lease.slot for lease in found.leases.values()})
     click.echo(f"{plan.app} would be reset:")
     if slots:
         click.echo(f"  fence       slots {', '.join(slots)}")
-    click.echo(
-        f"  forget      {care.counted(len(found.leases), 'lease')}, "
-        f"{care.counted(found.positions, 'committed position')}"
-    )
+    click.echo(f"  forget      {counted(len(found.leases), 'lease')}, {counted(found.positions, 'committed position')}")
     for topic in found.topics:
-        click.echo(f"  delete      topic {topic} ({care.counted(plan.topics[topic].partitions, 'partition')})")
+        click.echo(f"  delete      topic {topic} ({counted(plan.topics[topic].partitions, 'partition')})")
     for store in found.stores:
         click.echo(f"  delete      {store.directory}")
     if found.snapshots:
@@ -129,7 +126,7 @@ def _opened(program: str, file: Path | None, options: dict[str, Any]) -> "Iterat
     from streams.runtime.plan import prepare
 
     app, settings = find(program), load(options, file=file)
-    log = open_log(settings)
+    log = open_log(settings, make=False)
     try:
         yield prepare(app.name, app.topology(), log, app.dead_letters, settings.partitions, make=False), log, settings
     finally:

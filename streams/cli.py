@@ -143,8 +143,9 @@ def topology(program: str, mermaid: bool) -> None:
 def tasks(program: str, file: Path | None, **options: Any) -> None:
     """Show who holds which task of PROGRAM, and its lag.
 
-    A line for each task: the slot that holds it, the sequence of its last commit, and how many records are left to
-    read. It looks from outside and disturbs no worker. Give it the log that the workers use.
+    A line for each task: the slot that holds it and whether its worker is gone, the sequence of its last commit, and
+    how many records are left to read. It looks from outside and disturbs no worker. Give it the log that the workers
+    use.
 
     \b
     streams tasks fraud.pipeline:app
@@ -156,7 +157,7 @@ def tasks(program: str, file: Path | None, **options: Any) -> None:
     from streams.runtime.inspect import task_table
 
     app, settings = find(program), load(options, file=file)
-    log = open_log(settings)
+    log = open_log(settings, make=False)
     try:
         click.echo(task_table(app.name, app.topology(), app.dead_letters, log, settings))
     finally:

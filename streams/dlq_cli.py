@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.cli_group import Guessing
 from streams.core.errors import StreamsError
+from streams.core.wording import counted
 from streams.settings import load
 from streams.topics_cli import log_options
 
@@ -25,11 +27,14 @@ if TYPE_CHECKING:
     from streams.settings import Settings
 
 
-@click.group()
+@click.group(cls=Guessing)
 def dlq() -> None:
     """Dead letters of a program: list them, look at one, run it under a debugger, replay them.
 
     A dead letter is a record that the program could not take. It is named PARTITION:OFFSET, as `list` shows it.
+
+    \b
+    streams dlq list program:app
     """
 
 
@@ -52,7 +57,7 @@ def _opened(program: str, file: Path | None, options: dict[str, Any]) -> "Iterat
     from streams.cli import find
 
     app, settings = find(program), load(options, file=file)
-    log = open_log(settings)
+    log = open_log(settings, make=False)
     try:
         yield app, settings, log
     finally:
@@ -119,7 +124,7 @@ def list_(
         _table(rows)
         if total > len(kept):
             click.echo(f"... and {total - len(kept):,} before them (--limit 0 shows all)")
-        click.echo(f"\n{total:,} dead letters, {again:,} of them replayed:")
+        click.echo(f"\n{counted(total, 'dead letter')}, {again:,} of them replayed:")
         click.echo("\n".join(letters.counts(causes)))
 
 

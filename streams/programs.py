@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _APP = re.compile(r"^(\w+)\s*(?::[^=\n]+)?=\s*(?:\w+\.)?App\(", re.MULTILINE)
 _FRAMES = 8  # the last calls of a program's own that are shown
-_ENGINE = tuple(str(Path(__file__).parents[1] / name) + os.sep for name in ("streams", "operators"))
+_ENGINE = ("streams", "operators")
 
 
 def find(program: str) -> "App":
@@ -116,7 +116,15 @@ def _broken(module: str, error: Exception) -> BuildError:
 
 
 def _own(trace: TracebackType | None) -> list[traceback.FrameSummary]:
-    """The calls that are neither the import machinery's nor the engine's."""
-    return [
-        f for f in traceback.extract_tb(trace) if not f.filename.startswith(("<frozen", importlib.__file__, *_ENGINE))
+    """The calls that are neither the import machinery's nor the engine's.
+
+    The engine is known by the names of its packages, not by one path: where a program is started in a clone of the
+    engine, `streams` may come from where it is installed and `operators` from the clone.
+    """
+    own = [
+        (frame, line)
+        for frame, line in traceback.walk_tb(trace)
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in _ENGINE
+        and not frame.f_code.co_filename.startswith(("<frozen", importlib.__file__))
     ]
+    return list(traceback.StackSummary.extract(iter(own)))

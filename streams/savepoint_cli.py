@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.cli_group import Guessing
 from streams.core.errors import CheckpointError, SettingsError, StreamsError
 from streams.core.schema import nearest
 from streams.settings import Settings, load
@@ -27,7 +28,7 @@ _CHECKPOINTS = click.option(
 _APP = click.option("--app", required=True, help="The application's id: the name of its App.")
 
 
-@click.group()
+@click.group(cls=Guessing)
 def savepoint() -> None:
     """Keep a whole application under a name; begin another one with it, also with changed code or partition counts.
 
@@ -62,7 +63,7 @@ def create_command(
 
     app, settings = find(program), load(options, file=file)
     location = _location(settings)
-    log = open_log(settings)
+    log = open_log(settings, make=False)
     try:
         if lease_topic(app.name) not in log.topics([lease_topic(app.name)]):
             raise StreamsError(

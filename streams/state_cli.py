@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.cli_group import Guessing
 from streams.core.entries import Entries, plain
 from streams.core.errors import SettingsError, StateError, TopicMissing
 from streams.core.schema import nearest
@@ -48,9 +49,14 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return log_options(command)
 
 
-@click.group()
+@click.group(cls=Guessing)
 def state() -> None:
-    """Look at the state of PROGRAM: on a stopped worker's disk, or in the log. Changes nothing."""
+    """Look at the state of PROGRAM: on a stopped worker's disk, or in the log. Changes nothing.
+
+    \b
+    streams state stats program:app
+    streams state get program:app burst-1 c1
+    """
 
 
 @dataclass
@@ -232,7 +238,7 @@ class Looking:
         from streams.runtime.offline import replayed
         from streams.runtime.plan import prepare
 
-        log = open_log(self.settings)
+        log = open_log(self.settings, make=False)
         try:
             app = self.app
             plan = prepare(app.name, self.topology, log, app.dead_letters, self.settings.partitions, make=False)

@@ -18,6 +18,7 @@ from streams.core.record import Produced
 from streams.core.schema import Schema, describe, nearest
 from streams.core.stream import Node
 from streams.core.time import NEVER, duration
+from streams.core.wording import counted
 from streams.differences import difference, shown
 from streams.log.base import TopicSpec
 from streams.log.reading import read_all
@@ -308,7 +309,7 @@ class TestRun:
     def _unseen(self) -> list[str]:
         """What did not become output, and how often the worker died."""
         letters = self.dead_letters()
-        lines = [f"{len(letters)} dead letters:"] if letters else []
+        lines = [f"{counted(len(letters), 'dead letter')}:"] if letters else []
         lines += [f"  {each.source}, {each.operator}: {each.cause.splitlines()[0][:300]}" for each in letters[:10]]
         lines += [f"{count} rows came too late for {operator}" for operator, count in self._late.items()]
         lines += [f"{count} rows were dropped by {operator}: {why}" for (operator, why), count in self._dropped.items()]

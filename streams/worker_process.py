@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+from streams.core.wording import counted
 from streams.runtime.worker import Worker
 from streams.supervisor.parent import Parent
 from streams.terminal.display import Display
@@ -29,9 +30,9 @@ def work(worker: Worker, display: Display, parent: Parent | None = None) -> None
         _log.info("committing and giving the tasks back (%s)", why)
 
     with Interrupts(stop, ctrl_c=ctrl_c, at_once=display.close, resumed=display.anew):
-        _log.info("%s: slot %s on %s, %d tasks", plan.app, settings.slot, meter.log, len(plan.tasks))
         try:
             worker.start()
+            _log.info("%s: slot %s on %s, %s", plan.app, settings.slot, meter.log, counted(len(plan.tasks), "task"))
             if parent is not None:
                 parent.watch(worker)
             if ready := os.environ.get("STREAMS_READY_FILE"):

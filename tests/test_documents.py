@@ -1,13 +1,17 @@
 """What the documents show runs, and their links lead somewhere."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from tests.tutorial import PATIENCE, Reader
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs").glob("*.md"))
@@ -21,11 +25,30 @@ def python_blocks(path: Path) -> list[str]:
     return ["\n".join(line.removeprefix(indent) for line in block.splitlines()) for indent, block in blocks]
 
 
-def test_the_readmes_program_and_its_test_run():
-    scope = {"__name__": "program"}
-    for block in python_blocks(ROOT / "README.md"):
-        exec(compile(block, "README.md", "exec"), scope)
-    scope["test_burst"]()
+def test_the_readmes_quick_start_works(tmp_path):
+    """As its reader does it: both blocks saved under the names that it gives, its commands typed, pytest run."""
+    text = (ROOT / "README.md").read_text()
+    here = tmp_path / "here"
+    here.mkdir()
+    for name, block in zip(["program.py", "test_program.py"], python_blocks(ROOT / "README.md"), strict=True):
+        assert f"ave as `{name}`" in text
+        (here / name).write_text(block)
+    commands = re.search(r"^( +streams topics create payments\n( +.*\n)+)", text, re.MULTILINE)[1]
+    before, run, after = re.split(r"^( +streams run .*\n)", commands, flags=re.MULTILINE)
+    with Reader(here, {}) as reader:
+        assert reader.type(before) == "payments: 4 partitions\n3 records\n"
+        reader.type(run.partition("#")[0].rstrip() + " --quiet &\n")
+        deadline = time.monotonic() + PATIENCE
+        while (said := reader.type(after)).count("{") < 2 and time.monotonic() < deadline:
+            pass
+        reader.type("kill $!; wait\n")
+        assert reader.type(after) == said
+        tested = reader.type("python -m pytest -q -W error\n")
+    assert [json.loads(line) for line in said.splitlines()] == [
+        {"card_id": "c1", "at": 1700000030000, "amount": 7},
+        {"card_id": "c1", "window_start": 1699999980000, "window_end": 1700000040000, "spent": 12},
+    ]
+    assert "1 passed" in tested, tested
 
 
 def test_the_operator_of_contributing_works_in_a_program():

@@ -99,7 +99,7 @@ def test_wrong(t):
         [
             "E *topic 'totals' has 1 rows, 1 were expected:",
             'E *differs     {"card": "a", "total": 5}: total is 5, expected 6',
-            "E *1 dead letters:",
+            "E *1 dead letter:",
             "*streams: run of 'shop'*",
             "totals: 1 rows",
             '  {"card": "a", "total": 5}',

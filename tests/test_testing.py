@@ -187,7 +187,7 @@ def test_a_wrong_expectation_says_how_the_rows_differ():
         "topic 'silent' has 1 rows, 2 were expected:",
         '  differs     {"card": "a", "at": 90000, "reason": "SILENT"}: at is 90000, expected 91000',
         '  missing     {"card": "c", "at": 1, "reason": "OTHER"}',
-        "1 dead letters:",
+        "1 dead letter:",
         "  shop-keyby-2-shuffle/0/0 row 1, silence: silence: ValueError: unlucky",
     ]
 
@@ -200,7 +200,7 @@ def test_the_report_of_a_run():
         t.send("payments", [b"oops"])
         assert t.report().splitlines() == [
             "none: 0 rows",
-            "1 dead letters:",
+            "1 dead letter:",
             "  payments/0/0, source-payments: not JSON: JSON is malformed: invalid character (byte 0)",
             "the worker died 1 times",
         ]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
+from streams.core import topic_names
 from streams.core.errors import BuildError, DuplicateId, UnknownColumn, WrongType
 from streams.core.failures import Policy
 from streams.core.operator import Operator
@@ -207,6 +208,7 @@ def make_source(
 
     from streams.core.schema import Field
 
+    topic_names.check(topic, "app.source(...)")
     if start not in ("earliest", "latest"):
         raise WrongType(
             f"start={start!r}", where=f"source {topic!r}", fix='say where a first run begins: "earliest" or "latest"'

@@ -5,7 +5,7 @@ from typing import NoReturn
 
 from streams.core.errors import LogError
 from streams.core.record import TopicPartition
-from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, TopicInfo, TopicSpec
+from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, Member, TopicInfo, TopicSpec
 from streams.protocol import Lease
 
 Bounds = Callable[[Sequence[TopicPartition]], dict[TopicPartition, int]]
@@ -71,7 +71,7 @@ class ReadOnlyLog(Log):
     def trim(self, before: Mapping[TopicPartition, int]) -> None:
         self._refuse("delete records")
 
-    def living(self, app: str) -> list[str]:
+    def living(self, app: str) -> list[Member]:
         return self._log.living(app)
 
     def forget(self, app: str) -> None:

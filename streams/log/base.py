@@ -49,6 +49,21 @@ class Committed:
 Positions = Mapping[TopicPartition, Committed]
 
 
+@dataclass(frozen=True)
+class Member:
+    """A member of an application's group: its slot, and its process or host as a text.
+
+    >>> str(Member("a", "process 7"))
+    "slot 'a' (process 7)"
+    """
+
+    slot: str
+    at: str
+
+    def __str__(self) -> str:
+        return f"slot {self.slot!r} ({self.at})"
+
+
 class LogReader(ABC):
     """Reads partitions that it was told to, each from an explicit offset. Used by one thread."""
 
@@ -216,8 +231,8 @@ class Log(ABC):
     # ---- starting an application anew
 
     @abstractmethod
-    def living(self, app: str) -> list[str]:
-        """The members of an application's group that are not known to be dead, each as a text for messages."""
+    def living(self, app: str) -> list[Member]:
+        """The members of an application's group that are not known to be dead."""
 
     @abstractmethod
     def forget(self, app: str) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from streams.core import topic_names
 from streams.core.clock import Clock, SystemClock
 from streams.core.errors import LogError, TopicMismatch, TopicMissing
 from streams.core.record import TopicPartition
 from streams.core.schema import nearest
-from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, TopicInfo, TopicSpec
+from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, Member, TopicInfo, TopicSpec
 from streams.log.embedded_file import LogFile
 from streams.log.embedded_group import EmbeddedGroup, living
 from streams.log.embedded_reader import EmbeddedReader
@@ -91,6 +92,8 @@ class EmbeddedLog(Log):
         for spec in missing:
             if spec.partitions < 1:
                 raise TopicMismatch(f"topic {spec.name!r} needs at least one partition", where=self.name)
+            if wrong := topic_names.fault(spec.name):
+                raise TopicMismatch(wrong, where=self.name, fix=topic_names.FIX)
         with self._file.writing():
             for spec in missing:
                 if spec.name in self.topics([spec.name]):
@@ -157,7 +160,7 @@ class EmbeddedLog(Log):
 
     # ---- starting an application anew
 
-    def living(self, app: str) -> list[str]:
+    def living(self, app: str) -> list[Member]:
         return living(self._file, app, self._session, self._clock)
 
     def forget(self, app: str) -> None:
@@ -165,7 +168,7 @@ class EmbeddedLog(Log):
             members = self.living(app)
             if members:
                 raise LogError(
-                    f"application {app!r} is working: {', '.join(members)}",
+                    f"application {app!r} is working: {', '.join(map(str, members))}",
                     where=self.name,
                     fix="stop its workers first",
                 )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from streams.core.clock import Clock
 from streams.core.errors import SlotTaken
-from streams.log.base import Group
+from streams.log.base import Group, Member
 from streams.log.embedded_file import LogFile
 from streams.log.embedded_process import birth, describe, gone
 
@@ -215,11 +215,11 @@ class EmbeddedGroup(Group):
         self._file.run("DELETE FROM members WHERE app = ? AND token = ?", (self._app, token))
 
 
-def living(file: LogFile, app: str, session: float, clock: Clock) -> list[str]:
-    """The members of an application that are not known to be dead, for messages."""
+def living(file: LogFile, app: str, session: float, clock: Clock) -> list[Member]:
+    """The members of an application that are not known to be dead."""
     now, silent = int(clock.monotonic() * 1000), int(session * 1000)
     rows = _members(file, app).values()
-    return [f"slot {r.slot!r} ({describe(r.pid)})" for r in rows if _lives(r, now, _HEARTBEAT, silent)]
+    return [Member(r.slot, describe(r.pid)) for r in rows if _lives(r, now, _HEARTBEAT, silent)]
 
 
 def _lives(row: _Member, now: int, heartbeat: int, session: int) -> bool:

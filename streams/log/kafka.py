@@ -7,7 +7,7 @@ from typing import Any
 
 from streams.core.errors import LogError, SettingsError
 from streams.core.record import TopicPartition
-from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, TopicInfo, TopicSpec
+from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, Member, TopicInfo, TopicSpec
 from streams.log.kafka_admin import KafkaAdmin, tasks_topic
 from streams.log.kafka_group import KafkaGroup, KafkaOutsider
 from streams.log.kafka_reader import KafkaReader
@@ -111,7 +111,7 @@ class KafkaLog(Log):
 
     # ---- starting an application anew
 
-    def living(self, app: str) -> list[str]:
+    def living(self, app: str) -> list[Member]:
         return self._reached().living(app)
 
     def forget(self, app: str) -> None:

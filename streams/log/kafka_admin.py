@@ -17,10 +17,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs d
     OffsetSpec,
 )
 
+from streams.core import topic_names
 from streams.core.errors import LogError, LogUnreachable, TopicMismatch, TopicMissing
 from streams.core.record import TopicPartition
 from streams.core.schema import nearest
-from streams.log.base import TopicInfo, TopicSpec
+from streams.log.base import Member, TopicInfo, TopicSpec
 from streams.log.kafka_errors import DENIED, NO_TOPIC, translate, unreachable
 from streams.log.kafka_settings import Connection, Notices
 
@@ -112,9 +113,9 @@ class KafkaAdmin:
 
     def topics(self, names: Sequence[str]) -> dict[str, TopicInfo]:
         """Those of the topics that exist. A retention that may not be asked for counts as "for ever" (-1)."""
+        names = sorted({name for name in names if not topic_names.fault(name)})  # the broker fails where it is asked
         if not names:
             return {}
-        names = sorted(set(names))
         wanted = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
         settings = self._client.describe_configs(wanted, request_timeout=self._patience)  # both are on their way
         found = self._describe(names)
@@ -134,6 +135,9 @@ class KafkaAdmin:
     def create(self, topics: Sequence[TopicSpec]) -> None:
         """Create what does not exist, with OUR_TOPICS where nothing else is said; they can be used on return."""
         left = {spec.name: spec for spec in topics}
+        for name in left:
+            if wrong := topic_names.fault(name):
+                raise TopicMismatch(wrong, where=f"Kafka at {self._connection.brokers}", fix=topic_names.FIX)
         refused = self._create(left, OUR_TOPICS)
         odd = [name for name, reason in refused.items() if reason.code() == KafkaError.INVALID_CONFIG]
         if odd:  # a broker before 3.6 knows but one of them
@@ -253,10 +257,10 @@ class KafkaAdmin:
         """
         return len(self._described(group, "counted"))
 
-    def living(self, group: str) -> list[str]:
-        """The same members, as texts for messages."""
+    def living(self, group: str) -> list[Member]:
+        """The same members, by slot."""
         return [
-            f"slot {str(m.group_instance_id or m.member_id).removeprefix(f'{group}-')!r} ({m.host})"
+            Member(str(m.group_instance_id or m.member_id).removeprefix(f"{group}-"), str(m.host))
             for m in self._described(group, "listed")
         ]
 

@@ -13,10 +13,11 @@ def topic_info(log: Log, topic: str) -> TopicInfo:
     """What the log knows of a topic; TopicMissing, with the nearest name, if there is none."""
     found = log.topics([topic]).get(topic)
     if found is None:
+        guess = nearest(topic, log.all_topics())
         raise TopicMissing(
-            f"no topic {topic!r}{nearest(topic, log.all_topics())}",
+            f"no topic {topic!r}{guess}",
             where=log.name,
-            fix=f"create it: streams topics create {topic}",
+            fix=f"{'correct the name, or ' if guess else ''}create it: streams topics create {topic}",
         )
     return found
 

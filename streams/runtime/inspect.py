@@ -11,7 +11,11 @@ from streams.settings import Settings
 
 @dataclass(frozen=True)
 class Holding:
-    """A task of an application as the log knows it: `slot` holds it, or had it last and has given it back."""
+    """A task of an application as the log knows it: `slot` holds it, or had it last and has given it back.
+
+    `lives`: the worker of a slot that holds it is not known to be dead. A lease does not tell: who was killed holds it
+    until another worker takes it.
+    """
 
     task: str
     reads: tuple[str, ...]
@@ -19,6 +23,7 @@ class Holding:
     held: bool
     sequence: int
     lag: int
+    lives: bool = True
 
 
 def holdings(plan: Plan, log: Log) -> list[Holding]:
@@ -34,6 +39,8 @@ def holdings(plan: Plan, log: Log) -> list[Holding]:
     every = [tp for tps in inputs.values() for tp in tps]
     leases = log.leases(app, [t.number for t in plan.tasks])
     committed, ends, starts = log.committed(app, every), log.ends(every), log.starts(every)
+    held = any(lease is not None and lease.held for lease in leases.values())
+    living = {member.slot for member in log.living(app)} if held else set()
     out = []
     for task in plan.tasks:
         lag = 0
@@ -49,18 +56,21 @@ def holdings(plan: Plan, log: Log) -> list[Holding]:
                 lease is not None and lease.held,
                 lease.sequence if lease is not None else 0,
                 lag,
+                lease is None or not lease.held or lease.slot in living,
             )
         )
     return out
 
 
 def task_table(app: str, topology: Topology, dead_letters: str, log: Log, settings: Settings) -> str:
-    """A line a task: holder, commit sequence, and the lag of each of its inputs."""
+    """A line a task: holder and whether it lives, commit sequence, and the lag of its inputs. Changes nothing."""
     if lease_topic(app) not in log.topics([lease_topic(app)]):
         return f"{app} has never run on {log.name}"
     rows = [("task", "reads", "slot", "sequence", "lag")]
-    for item in holdings(prepare(app, topology, log, dead_letters, settings.partitions), log):
+    for item in holdings(prepare(app, topology, log, dead_letters, settings.partitions, make=False), log):
         holder = "-" if item.slot is None else item.slot if item.held else f"({item.slot}, released)"
+        if not item.lives:
+            holder = f"{holder} (its worker is gone)"
         sequence = "-" if item.slot is None else str(item.sequence)
         rows.append((item.task, ", ".join(item.reads), holder, sequence, f"{item.lag:,}"))
     widths = [max(len(r[i]) for r in rows) for i in range(5)]

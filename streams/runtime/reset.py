@@ -9,6 +9,7 @@ from streams.checkpoint.location import Location
 from streams.checkpoint.manifest import place
 from streams.core.errors import LogError
 from streams.core.record import TopicPartition
+from streams.core.wording import counted
 from streams.log.base import Log
 from streams.protocol import Lease
 from streams.runtime.offline import LocalStore, local_stores, locked
@@ -66,7 +67,7 @@ def await_the_end(log: Log, app: str, seconds: float) -> None:
     while members := log.living(app):
         if time.monotonic() >= deadline:
             raise LogError(
-                f"{app} is working: {', '.join(members)}",
+                f"{app} is working: {', '.join(map(str, members))}",
                 where=log.name,
                 fix="stop its workers first (they end at Ctrl-C or SIGTERM); one that was killed counts until its "
                 "session has timed out",
@@ -116,14 +117,6 @@ def reset(
     if location is not None and found.snapshots:
         location.delete([key for key, _ in found.snapshots])
         say(f"deleted {len(found.snapshots)} objects from {location.url}")
-
-
-def counted(number: int, thing: str) -> str:
-    """
-    >>> counted(1, "lease"), counted(2000, "lease")
-    ('1 lease', '2,000 leases')
-    """
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
 
 
 def sources_of(plan: Plan) -> Sequence[tuple[str, str]]:

@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from streams.core.wording import counted
 from streams.runtime.reporter import Status
 
+_OLD = 30 * 86_400.0  # seconds
 _WINDOW = 5.0  # seconds: commits come in steps, and a rate over less would jump
 
 
@@ -163,6 +165,15 @@ def span(seconds: float | None) -> str:
     raise AssertionError
 
 
+def behind(seconds: float | None) -> str:
+    """How far event time is behind the clock; beyond a month it is old data that is read, and no delay.
+
+    >>> behind(3.21), behind(86_400 * 1104), behind(None)
+    ('3.2 s', 'old data', '-')
+    """
+    return "old data" if seconds is not None and seconds > _OLD else span(seconds)
+
+
 def size(count: int) -> str:
     """Bytes in a unit that is easy to read.
 
@@ -183,14 +194,14 @@ def as_line(figures: Figures) -> str:
     """All figures on a line, for a file or a pipe."""
     status = figures.status
     outputs = ", ".join(f"{topic} {count:,}" for topic, count in figures.outputs.items())
+    delay = behind(status.watermark_delay)
     parts = [
         f"in {status.records_in:,} ({figures.rate_in:,.0f}/s)",
         f"out {outputs or 0} ({figures.rate_out:,.0f}/s)",
         f"left {status.lag:,}",
         f"late {status.late:,}",
         f"dead {status.dead:,}",
-        f"event time {instant(status.watermark)}",
-        f"delay {span(status.watermark_delay)}",
+        f"event time {instant(status.watermark)}" + (" (old data)" if delay == "old data" else f"  delay {delay}"),
         f"state {size(status.state_bytes)}",
         f"commit {span(status.last_commit_seconds)}",
         f"aborted {status.aborts}",
@@ -227,6 +238,6 @@ def summary(figures: Figures) -> str:
     out = sum(figures.outputs.values())
     mean = status.records_in / figures.seconds if figures.seconds else 0.0
     return (
-        f"done: {status.records_in:,} records in, {out:,} out, {status.commits:,} commits "
+        f"done: {counted(status.records_in, 'record')} in, {out:,} out, {counted(status.commits, 'commit')} "
         f"in {span(figures.seconds)} ({mean:,.0f} records/s)"
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from streams.terminal.figures import Figures, instant, size, span
+from streams.terminal.figures import Figures, behind, instant, size, span
 
 _CELL = 25  # a label and a value: two columns from 60 characters on, three from 80, five from 140
 _GAP = 2
@@ -76,7 +76,7 @@ def cells(figures: Figures) -> Iterator[Cell]:
     yield Cell("out/s", f"{figures.rate_out:,.0f}", "bold")
     yield Cell("left to read", f"{status.lag:,}")
     yield Cell("event at", instant(status.watermark))
-    yield Cell("behind the clock", span(status.watermark_delay))
+    yield Cell("behind the clock", behind(status.watermark_delay))
     yield Cell("late", f"{status.late:,}", "yellow" if status.late else "")
     yield Cell("dead", f"{status.dead:,}", "red" if status.dead else "")
     yield Cell("state", size(status.state_bytes))

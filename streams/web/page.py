@@ -180,6 +180,8 @@ class Page:
             holder: str | Mark = Mark("nobody yet", "waits")
             if task.slot is not None and task.held:
                 holder = f"{task.slot} (this worker)" if task.slot == status.slot else task.slot
+                if not task.lives:
+                    holder = Mark(f"{task.slot}, whose worker is gone", "waits")
             elif task.slot is not None:
                 holder = Mark(f"nobody; {task.slot} has given it back", "waits")
             rows.append(

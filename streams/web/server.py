@@ -1,7 +1,9 @@
 """The HTTP server of a worker: a thread and an event loop of its own, and nothing that changes anything."""
 
 import asyncio
+import errno
 import logging
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -58,12 +60,27 @@ def parse(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
-def _wrong(address: str, why: object) -> StreamsError:
+def _wrong(address: str, why: object, example: str = "127.0.0.1:9400") -> StreamsError:
     return StreamsError(
         f"cannot serve on {address!r}: {why}",
         where="--http",
-        fix="give a free HOST:PORT, e.g. 127.0.0.1:9400; port 0 takes any that is free",
+        fix=f"give a free HOST:PORT, e.g. {example}; port 0 takes any that is free",
     )
+
+
+def _in_use(address: str, host: str, port: int) -> StreamsError:
+    """Proposes a port that is free at this moment."""
+    shown = f"[{host}]" if ":" in host else host
+    free = next((other for other in range(port + 1, min(port + 20, 65536)) if _is_free(host, other)), 0)
+    return _wrong(address, "the port is in use by another program", f"{shown}:{free}")
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            return True
+    except OSError:
+        return False
 
 
 def is_loopback(host: str) -> bool:
@@ -115,6 +132,8 @@ class Server:
         try:
             self._port = self._listening.result()
         except (OSError, UnicodeError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                raise _in_use(self._address, self._host, self._port) from None
             raise _wrong(self._address, error) from None
         if self._host in ("0.0.0.0", "::"):
             log.warning(

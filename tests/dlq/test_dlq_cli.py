@@ -96,7 +96,7 @@ def test_list(call):
 
 
 def test_list_chosen(call):
-    assert "1 dead letters" in call("list", "--cause", "UNLUCKY")[1]
+    assert "1 dead letter" in call("list", "--cause", "UNLUCKY")[1]
     assert "that match" in call("list", "--operator", "nobody")[1]
     assert "5 before them" in call("list", "--limit", "1")[1]
     assert call("list", "--since", "some day")[0] == 1

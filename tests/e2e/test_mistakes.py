@@ -120,7 +120,7 @@ def test_a_wrong_topic_to_read(place: Place) -> None:
 
 def test_a_topic_that_exists_with_other_partitions(place: Place) -> None:
     message = place.fails("topics", "create", "tx", "--partitions", "3")
-    says(message, "'tx' exists already, with 1 partitions, not 3", str(place.path / "log"), "keep the count")
+    says(message, "'tx' exists already, with 1 partition, not 3", str(place.path / "log"), "keep the count")
 
 
 @pytest.mark.parametrize("count", ["0", "-1", "many"])

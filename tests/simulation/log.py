@@ -15,7 +15,7 @@ from zlib import crc32
 
 from streams.core.errors import Fenced, LogError, TopicMissing
 from streams.core.record import Headers, Produced, TopicPartition
-from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, Positions, TopicInfo, TopicSpec
+from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, Member, Positions, TopicInfo, TopicSpec
 from streams.protocol import Lease
 from tests.simulation.world import Process, Violation, World
 
@@ -519,8 +519,8 @@ class SimLog(Log):
             end = len(self._known(source))
             self.cluster.starts[source] = max(self.cluster.starts[source], min(offset, end))
 
-    def living(self, app: str) -> list[str]:
-        return sorted(self.cluster.members)
+    def living(self, app: str) -> list[Member]:
+        return [Member(slot, "simulated") for slot in sorted(self.cluster.members)]
 
     def forget(self, app: str) -> None:
         raise NotImplementedError("applications of the simulation are not started anew")

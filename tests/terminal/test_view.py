@@ -1,6 +1,7 @@
 """Rendering, from a status to text."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -20,7 +21,7 @@ STATUS = Status(
     aborts=2,
     last_commit_seconds=0.045,
     watermark=1_522_540_800_000,
-    watermark_delay=86_400.0 * 2772,
+    watermark_delay=86_400.0 * 27,
     state_bytes=12_300_000,
     lag=789,
     tasks={"0/0": "running", "0/1": "running", "1/0": "restoring"},
@@ -32,7 +33,7 @@ SHOWN = (
     "321",
     "789",
     "2018-04-01 00:00",
-    "2,772 d",
+    "27 d",
     "12.3 MB",
     "45 ms",
     "4,321",
@@ -101,7 +102,7 @@ def test_fields_are_numbers() -> None:
     fields = as_fields(FIGURES)
     assert fields["records_out"] == {"a" * 40: 7, "fraud.alerts": 4321}
     assert fields["tasks"] == {"running": 2, "restoring": 1}
-    assert fields["watermark_delay_seconds"] == 86_400 * 2772
+    assert fields["watermark_delay_seconds"] == 86_400 * 27
 
 
 def test_before_anything_has_happened() -> None:
@@ -136,3 +137,11 @@ def test_several_workers_as_one() -> None:
     assert both.records_out["fraud.alerts"] == 4322
     assert (both.watermark, both.watermark_delay) == (5, 1e9)
     assert both.last_commit_seconds == 0.045
+
+
+def test_old_data_is_no_delay() -> None:
+    """Event time is shown; that it is years behind the clock says nothing about the worker."""
+    old = replace(FIGURES, status=replace(STATUS, watermark_delay=86_400.0 * 2772))
+    assert "event time 2018-04-01 00:00 (old data)" in as_line(old)
+    assert "2,772 d" not in text(WorkerView(old), 80)
+    assert as_fields(old)["watermark_delay_seconds"] == 86_400 * 2772
