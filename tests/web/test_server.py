@@ -61,10 +61,11 @@ def test_nothing_else_is_answered(site: Site) -> None:
 def test_a_loop_that_stands_still_is_told_with_the_place(site: Site) -> None:
     site.until(lambda: site.get("/readyz")[0] == 200)
     site.feed("hang")
-    site.until(lambda: site.get("/healthz?within=1")[0] == 503)
-    text = site.get("/healthz?within=1")[1]
+    # A busy machine can hold the loop up for a second anywhere: it is this place that has to be told.
+    site.until(lambda: "Count.on_row (program:" in site.get("/healthz?within=1")[1])
+    status, text = site.get("/healthz?within=1")[:2]
+    assert status == 503
     assert "has not turned for" in text
-    assert "Count.on_row (program:" in text
     assert site.get("/")[0] == 200  # the page does not need the worker's thread
     (site.path / "go-on").touch()
     site.until(lambda: site.get("/healthz?within=1")[0] == 200)
