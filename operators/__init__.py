@@ -5,6 +5,7 @@ from polars import col, lit
 from operators import aggregators as agg
 from operators.aggregate import Window
 from operators.aggregators import Aggregator, Argument, Part, nulls
+from operators.files import FileSink
 from operators.folds import GREATEST, LEAST, SUM, Fold
 from operators.keyed_calls import KeyedContext
 from operators.process import Keyed
@@ -23,6 +24,7 @@ __all__ = [
     "Aggregator",
     "Argument",
     "Cell",
+    "FileSink",
     "Filter",
     "FlatMap",
     "Fold",

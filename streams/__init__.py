@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from streams.core.errors import StreamsError
     from streams.core.operator import Context, Operator
     from streams.core.schema import EventTime, Schema
+    from streams.core.sinks import SinkTask, TwoPhaseSink
     from streams.core.store import KeyValueStore, StoreSpec
     from streams.core.stream import Stream, connect
 
@@ -25,9 +26,11 @@ __all__ = [
     "KeyValueStore",
     "Operator",
     "Schema",
+    "SinkTask",
     "StoreSpec",
     "Stream",
     "StreamsError",
+    "TwoPhaseSink",
     "col",
     "connect",
 ]
@@ -42,9 +45,11 @@ _HOMES = {
     "KeyValueStore": "streams.core.store",
     "Operator": "streams.core.operator",
     "Schema": "streams.core.schema",
+    "SinkTask": "streams.core.sinks",
     "StoreSpec": "streams.core.store",
     "Stream": "streams.core.stream",
     "StreamsError": "streams.core.errors",
+    "TwoPhaseSink": "streams.core.sinks",
     "col": "polars",
     "connect": "streams.core.stream",
 }

@@ -10,6 +10,7 @@ from streams.core import topic_names
 from streams.core.errors import BuildError
 from streams.core.failures import Policy, checked
 from streams.core.schema import Schema
+from streams.core.sinks import Outside, TwoPhaseSink, outside
 from streams.core.stream import Graph, Sink, Stream
 from streams.core.topology import Topology, cut
 
@@ -100,15 +101,30 @@ class App:
         topic_names.check(topic, "app.sink(...)")
         return Sink(topic, (key,) if isinstance(key, str) else tuple(key), partitions)
 
+    def write_to(self, sink: TwoPhaseSink, *, name: str) -> Outside:
+        """A sink outside the log, exactly once: `stream | app.write_to(FileSink("out"), name="files")`.
+
+        `name`: its stable id. What a commit has prepared is found by it after a restart, so a sink that was renamed or
+        taken out is refused until what it had prepared is published: a clean stop sees to that.
+        """
+        return outside(sink, name)
+
     def topology(self) -> Topology:
         """The program, checked and cut into sub-topologies."""
         return cut(self.graph)
 
-    def test(self, *, partitions: int = 1, poll_records: int = 20_000, crash_at: str | None = None) -> "TestRun":
+    def test(
+        self,
+        *,
+        partitions: int = 1,
+        poll_records: int = 20_000,
+        crash_at: str | None = None,
+        real_sinks: bool = False,
+    ) -> "TestRun":
         """Run the program deterministically, with crashes where you want them: see `streams.testing`."""
         from streams.testing import TestRun
 
-        return TestRun(self, partitions=partitions, poll_records=poll_records, crash_at=crash_at)
+        return TestRun(self, partitions=partitions, poll_records=poll_records, crash_at=crash_at, real_sinks=real_sinks)
 
     def run(self, settings: "Settings | None" = None, **options: Any) -> None:
         """Work as one worker process until SIGTERM or SIGINT."""

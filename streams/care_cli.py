@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.core.drawing import described
 from streams.core.wording import counted
 from streams.settings import Settings, load
 from streams.state_cli import location_of
@@ -65,6 +66,12 @@ def reset(
             f"not touched: {', '.join([*outputs, plan.dead_letters])}. What is read again is written again: readers of "
             "these see it twice"
         )
+        for node in plan.topology.graph.nodes.values():
+            if node.outside is not None:
+                click.echo(
+                    f"not touched: what sink {node.id} has written ({described(node.outside)}). What is read again is "
+                    "written again: give it an empty place"
+                )
         if not yes:
             click.echo("nothing was done; --yes does it")
 

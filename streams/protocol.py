@@ -23,13 +23,13 @@ STEPS = (
 """The named steps of a commit, in order; a test can crash the worker after each of them.
 
 1. begin      a commit is due
-2. drained    the operators' results are out, nothing lives outside the overlays
+2. drained    the operators' results are out, nothing lives outside the overlays; sinks outside the log are prepared
 3. appended   outputs and shuffle blocks are in the open transaction
 4. changelog  each task's changes are appended, the last block with sequence, positions and watermarks
 5. flushed    all of it has reached the log
 6. committed  lease records, positions and the transaction are committed
 7. applying   the first task's overlay is in its store, the others' not yet
-8. applied    every overlay is in its store
+8. applied    every overlay is in its store, what was prepared is published
 """
 
 

@@ -1,5 +1,6 @@
 """Test a program deterministically: real log, real state, a clock that moves when told, crashes at named steps."""
 
+import copy
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from streams.core.errors import SettingsError, StreamsError
 from streams.core.keys import key_bytes
 from streams.core.record import Produced
 from streams.core.schema import Schema, describe, nearest
-from streams.core.stream import Node
+from streams.core.stream import Node, with_sinks
 from streams.core.time import NEVER, duration
 from streams.core.wording import counted
 from streams.differences import difference, shown
@@ -24,11 +25,14 @@ from streams.log.base import TopicSpec
 from streams.log.reading import read_all
 from streams.protocol import STEPS
 from streams.settings import Settings
+from streams.sink_testing import MemorySink, check_sink
 
 if TYPE_CHECKING:
     from streams.app import App
     from streams.dlq.letters import DeadLetter
     from streams.runtime.worker import Worker
+
+__all__ = ["CRASHES", "Crash", "MemorySink", "TestRun", "check_sink"]
 
 CRASHES = (None, *STEPS)
 """No crash, and a crash at each step of the commit: for `pytest.mark.parametrize` and `app.test(crash_at=...)`."""
@@ -62,6 +66,9 @@ class TestRun:
     `app.test(crash_at=...)` the worker dies at that step each time there is something to commit: a test of a program
     that is exactly-once has the same result with each of `streams.testing.CRASHES`.
 
+    Sinks outside the log (`app.write_to`) are replaced by one in memory, which is read by the sink's name like a topic:
+    a test writes to no database by accident. With `app.test(real_sinks=True)` the program's own are used.
+
     The clock stands still but for `sleep` and a quarter of a second for each commit.
 
     >>> from operators import Window, agg, tumbling
@@ -90,6 +97,7 @@ class TestRun:
         partitions: int = 1,
         poll_records: int = Settings.poll_records,
         crash_at: str | None = None,
+        real_sinks: bool = False,
     ) -> None:
         self.app, self._partitions, self._poll_records = app, partitions, poll_records
         self.clock = ManualClock(1_700_000_000_000)
@@ -99,6 +107,8 @@ class TestRun:
         self._late: dict[str, int] = {}
         self._dropped: dict[tuple[str, str], int] = {}
         self.crashes = 0
+        self._real_sinks = real_sinks
+        self._memory: dict[str, MemorySink] = {}
 
     def __enter__(self) -> Self:
         from streams.log.embedded import EmbeddedLog
@@ -223,7 +233,7 @@ class TestRun:
     # ---- what came of it
 
     def read(self, topic: str, schema: type[Any] | None = None) -> list[Any]:
-        """All that has been committed to a topic, partition by partition.
+        """All that has been committed to a topic, or published by a sink outside the log, partition by partition.
 
         As objects of `schema`, or dictionaries with `schema=dict`. By default Schema objects where the stream that
         feeds the sink has a schema, else dictionaries. Bytes where a record is not JSON, or does not fit.
@@ -300,7 +310,8 @@ class TestRun:
     def report(self) -> str:
         """What lies in the outputs, the dead letters, and how many rows were late: to be read beside a failure."""
         lines = []
-        for topic in sorted({n.sink.topic for n in self.app.graph.nodes.values() if n.sink is not None}):
+        topics = {n.sink.topic for n in self.app.graph.nodes.values() if n.sink is not None}
+        for topic in sorted({*topics, *self._memory}):
             rows = self.read(topic, dict)
             lines.append(f"{topic}: {len(rows)} rows")
             lines += [f"  {shown(row)}" for row in rows[-10:]]
@@ -318,6 +329,14 @@ class TestRun:
     # ---- inside
 
     def _read(self, topic: str) -> list[tuple[bytes, Any]]:
+        if topic in self._memory:
+            return [(value, None) for value in self._memory[topic].values()]
+        if self._real_sinks and any(n.id == topic and n.outside is not None for n in self.app.graph.nodes.values()):
+            raise SettingsError(
+                f"{topic!r} is a sink outside the log: the test cannot read what it wrote",
+                where="app.test(real_sinks=True)",
+                fix="read it where it was written; without real_sinks it is kept in memory, and can be read here",
+            )
         info = self._log.topics([topic]).get(topic)
         if info is None:
             return []
@@ -341,7 +360,11 @@ class TestRun:
             poll_records=self._poll_records,
             watchdog=0,
         )
-        worker = make_worker(self.app, settings, self._log, hook=self._hook, clock=self.clock, wait=0.0)
+        app = self.app
+        if not self._real_sinks:
+            app = copy.copy(app)
+            app.graph = with_sinks(app.graph, lambda node: self._memory.setdefault(node.id, MemorySink()))
+        worker = make_worker(app, settings, self._log, hook=self._hook, clock=self.clock, wait=0.0)
         worker.start()
         return worker
 
@@ -370,7 +393,11 @@ class TestRun:
         raise SettingsError(f"no source {topic!r}", where="send", fix=f"sources: {', '.join(known)}")
 
     def _sinks(self, topic: str) -> list[Node]:
-        return [n for n in self.app.graph.nodes.values() if n.sink is not None and n.sink.topic == topic]
+        return [
+            n
+            for n in self.app.graph.nodes.values()
+            if (n.sink is not None and n.sink.topic == topic) or (n.outside is not None and n.id == topic)
+        ]
 
 
 def _plain(row: Any) -> dict[str, Any]:

@@ -19,9 +19,11 @@ def test_streams():
         "KeyValueStore",
         "Operator",
         "Schema",
+        "SinkTask",
         "StoreSpec",
         "Stream",
         "StreamsError",
+        "TwoPhaseSink",
         "col",
         "connect",
     ]

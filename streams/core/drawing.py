@@ -1,5 +1,6 @@
 """A topology as text and as Mermaid."""
 
+from streams.core.sinks import Outside
 from streams.core.stream import Node
 from streams.core.topology import Topology
 
@@ -20,6 +21,8 @@ def as_text(topology: Topology) -> str:
             elif node.sink is not None:
                 key = f"  key {', '.join(node.sink.key)}" if node.sink.key else ""
                 lines.append(f"  sink    {node.sink.topic}  <- {_inputs(node)}{key}")
+            elif node.outside is not None:
+                lines.append(f"  outside {node.id}  <- {_inputs(node)}  {described(node.outside)}")
         for id in sub.feeds:
             lines.append(f"  shuffle {id}  <- {_inputs(topology.graph.nodes[id])}{_key(topology.graph.nodes[id])}")
     return "\n".join(lines)
@@ -38,6 +41,11 @@ def as_mermaid(topology: Topology) -> str:
             label = f"|{edge.side}|" if edge.side else ""
             lines.append(f"  {_name(edge.node)} -->{label} {_name(node.id)}")
     return "\n".join(lines)
+
+
+def described(outside: Outside) -> str:
+    """What a sink outside the log is: its class, and what it writes to."""
+    return f"{type(outside.sink).__name__} {outside.sink.target}".rstrip()
 
 
 def _inputs(node: Node) -> str:
@@ -62,6 +70,8 @@ def _shape(node: Node) -> str:
         return f'[/"{node.source.topic}"/]'
     if node.sink is not None:
         return f'[\\"{node.sink.topic}"\\]'
+    if node.outside is not None:
+        return f'[("{node.id}")]'
     if node.kind == "shuffle":
         return f'{{{{"{node.id}"}}}}'
     return f'["{node.id}"]'

@@ -24,6 +24,7 @@ StreamsError
 +-- CheckpointError         a checkpoint location or a snapshot in it
 |   +-- LocationUnreachable it does not answer; snapshots are tried again by themselves
 +-- OperatorError           a user's function failed in a way that no dead letter can take
++-- SinkError               a sink outside the log failed; tried again
 +-- RecordError             one record is bad; it becomes a dead letter
 """
 
@@ -168,6 +169,10 @@ class LocationUnreachable(CheckpointError):
 
 class OperatorError(StreamsError):
     """A user's function failed in a way that no single record explains."""
+
+
+class SinkError(StreamsError):
+    """A sink outside the log failed. Nothing is lost: it is tried again."""
 
 
 class RecordError(StreamsError):

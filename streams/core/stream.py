@@ -1,7 +1,7 @@
 """The builder: programs compose streams and operators with one verb, `|`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, overload
 
 from streams.core import topic_names
@@ -9,6 +9,7 @@ from streams.core.errors import BuildError, DuplicateId, UnknownColumn, WrongTyp
 from streams.core.failures import Policy
 from streams.core.operator import Operator
 from streams.core.schema import Schema, StreamType, describe, nearest
+from streams.core.sinks import Outside, TwoPhaseSink, check_targets
 from streams.core.time import duration
 
 
@@ -55,6 +56,7 @@ class Node:
     source: Source | None = None
     operator: Operator | None = None
     sink: Sink | None = None
+    outside: Outside | None = None
 
 
 class Repartition(Operator):
@@ -106,8 +108,8 @@ class Stream:
     @overload
     def __or__(self, target: Operator) -> "Stream": ...
     @overload
-    def __or__(self, target: Sink) -> None: ...
-    def __or__(self, target: Operator | Sink) -> "Stream | None":
+    def __or__(self, target: Sink | Outside) -> None: ...
+    def __or__(self, target: Operator | Sink | Outside) -> "Stream | None":
         return Streams((self,)) | target
 
     def side(self, name: str) -> "Stream":
@@ -145,8 +147,8 @@ class Streams:
     @overload
     def __or__(self, target: Operator) -> Stream: ...
     @overload
-    def __or__(self, target: Sink) -> None: ...
-    def __or__(self, target: Operator | Sink) -> Stream | None:
+    def __or__(self, target: Sink | Outside) -> None: ...
+    def __or__(self, target: Operator | Sink | Outside) -> Stream | None:
         first = self.streams[0]
         graph = first.graph
         if any(s.graph is not graph for s in self.streams):
@@ -161,10 +163,11 @@ class Streams:
                     Node(node_id, "sink", (stream.edge,), stream.type, sink=Sink(target.topic, key, target.partitions))
                 )
             return None
+        if isinstance(target, Outside):
+            _write_to(graph, target, self.streams)
+            return None
         if not isinstance(target, Operator):
-            raise WrongType(
-                f"cannot pipe a stream into {target!r}", where=repr(first), fix="pipe into an operator or app.sink(...)"
-            )
+            raise WrongType(f"cannot pipe a stream into {target!r}", where=repr(first), fix=_instead(target))
         return _add(graph, target, edges, [s.type for s in self.streams])
 
 
@@ -223,6 +226,33 @@ def make_source(
         topic, schema, duration(disorder), start, duration(idle), validate, duration(ahead), duration(behind), time
     )
     return spec, StreamType(fields, tuple(key), time is not None, schema)
+
+
+def with_sinks(graph: Graph, choose: Callable[[Node], TwoPhaseSink]) -> Graph:
+    """The same program with other sinks outside the log: for runs that must not write to the real ones."""
+    nodes = {
+        id: node if node.outside is None else replace(node, outside=Outside(choose(node), id))
+        for id, node in graph.nodes.items()
+    }
+    return Graph(nodes, graph.on_error)
+
+
+def _instead(target: object) -> str:
+    if isinstance(target, TwoPhaseSink):
+        return f'give it a name: stream | app.write_to({type(target).__name__}(...), name="...")'
+    return "pipe into an operator or app.sink(...)"
+
+
+def _write_to(graph: Graph, target: Outside, streams: Sequence[Stream]) -> None:
+    if len(streams) > 1:
+        raise BuildError(
+            f"the sink {target.name!r} takes one stream and was given {len(streams)}",
+            fix="put them together: union(a, b) | app.write_to(...)",
+        )
+    (stream,) = streams
+    check_targets((n.outside for n in graph.nodes.values() if n.outside is not None and n.id != target.name), target)
+    target.sink.bind(stream.type)
+    graph.add(Node(target.name, "sink", (stream.edge,), stream.type, outside=target))
 
 
 def _add(graph: Graph, operator: Operator, edges: tuple[Edge, ...], types: list[StreamType]) -> Stream:

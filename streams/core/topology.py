@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from streams.core.errors import BuildError, TopicMismatch
 from streams.core.schema import StreamType
+from streams.core.sinks import check_room
 from streams.core.stream import Graph, Node, Repartition
 
 
@@ -149,6 +150,8 @@ def cut(graph: Graph) -> Topology:
         )
         ordered = any(n.operator.ordered for n in nodes if n.kind == "operator" and n.operator)
         subs.append(SubTopology(index, tuple(nodes), inputs, feeds, stores, ordered))
+        if not subs[-1].stateful:
+            check_room((n.id for n in nodes if n.outside is not None), index)
     return Topology(graph, tuple(subs))
 
 

@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from streams.codec.blocks import decode_block
-from streams.codec.json import JsonDecoder
+from streams.codec.json import JsonDecoder, encode
 from streams.core.batch import ROW, TIME, WATERMARK, Batch
 from streams.core.clock import SystemClock
 from streams.core.errors import OperatorError, StreamsError
 from streams.core.record import Headers, Produced, TopicPartition
 from streams.core.schema import StreamType
-from streams.core.topology import SubTopology, TaskId
+from streams.core.sinks import SinkTask, TwoPhaseSink
+from streams.core.stream import with_sinks
+from streams.core.topology import SubTopology, TaskId, cut
 from streams.core.watching import Watcher, watching
 from streams.dlq.letters import DeadLetter
 from streams.dlq.readonly import ReadOnlyLog
@@ -93,6 +95,21 @@ class OneRecord:
         return [list(self.letter.headers)]
 
 
+class _Captured(TwoPhaseSink):
+    """Stands where a sink outside the log does: it keeps what would have been written."""
+
+    def __init__(self, name: str, captured: list[Produced]) -> None:
+        self._name, self._captured = name, captured
+
+    def prepare(self, task: SinkTask, sequence: int, frame: pl.DataFrame) -> bytes:
+        values = encode(frame)
+        self._captured.append(Produced(self._name, 0, [None] * len(values), values, 0))
+        return b""
+
+    def publish(self, task: SinkTask, token: bytes) -> None:
+        pass
+
+
 def rehearse(
     app: "App",
     settings: "Settings",
@@ -113,11 +130,12 @@ def rehearse(
     from streams.app import open_store
 
     view = ReadOnlyLog(log)
-    plan = prepare(app.name, app.topology(), view, app.dead_letters, settings.partitions)
+    captured: list[Produced] = []
+    topology = cut(with_sinks(app.graph, lambda node: _Captured(node.id, captured)))
+    plan = prepare(app.name, topology, view, app.dead_letters, settings.partitions)
     sub, task_id = _placed(plan, letter)
     home = Path(tempfile.mkdtemp(prefix="streams-debug-"))
     open_state = open_store(settings.cache_bytes)
-    captured: list[Produced] = []
     tools = Tools(view, plan, settings, SystemClock(), open_state, home, lambda text, *_, **__: note(text))
     sequence = 0
     try:
@@ -275,6 +293,11 @@ def _finish(task: Task, outcome: Outcome) -> None:
         outcome.changed = {change.store: len(change.keys) for change in task.store.changes()}
 
 
+def _outside(plan: Plan, name: str) -> bool:
+    node = plan.topology.graph.nodes.get(name)
+    return node is not None and node.outside is not None
+
+
 def _lines(plan: Plan, produced: Produced) -> Iterator[tuple[str, str]]:
     """What an append would have written."""
     if produced.topic == plan.dead_letters:
@@ -282,7 +305,8 @@ def _lines(plan: Plan, produced: Produced) -> Iterator[tuple[str, str]]:
     shuffles = {plan.input_topic(sub, i) for sub in plan.topology.subs for i, s in enumerate(sub.inputs) if s.shuffle}
     for value in produced.values:
         if produced.topic not in shuffles:
-            yield f"topic {produced.topic}", (value or b"").decode(errors="replace")
+            where = "sink" if _outside(plan, produced.topic) else "topic"
+            yield f"{where} {produced.topic}", (value or b"").decode(errors="replace")
             continue
         frame = decode_block(value or b"").frame
         for row in frame.drop(TIME, WATERMARK, strict=False).to_dicts() if frame is not None else ():

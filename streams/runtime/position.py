@@ -43,7 +43,8 @@ def mark_of(position: bytes) -> str:
 class TaskPosition(msgspec.Struct, array_like=True):
     """All inputs of a task, and the frontier: rows below this event time have been released. `drained`: the watermark;
     `stores`: the maps that the program has; `tail`: how the changelog lies; `location`: the token of
-    the checkpoint location; `before`: the mark of the commit before this one."""
+    the checkpoint location; `before`: the mark of the commit before this one; `tokens`: what sinks outside the log have
+    prepared for this commit."""
 
     inputs: dict[str, InputPosition]
     frontier: int = NEVER
@@ -52,6 +53,7 @@ class TaskPosition(msgspec.Struct, array_like=True):
     tail: Tail = Tail()
     location: str = ""
     before: str = ""
+    tokens: dict[str, bytes] = {}
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)

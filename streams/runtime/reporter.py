@@ -122,6 +122,10 @@ class Reporter:
         for operator, seconds in counts.seconds.items():
             m.operator_seconds.labels(operator).inc(seconds)
             nodes[operator].seconds += seconds
+        for sink, seconds in task.outside.seconds.items():
+            m.operator_seconds.labels(sink).inc(seconds)
+            nodes[sink].seconds += seconds
+        task.outside.seconds = {}
         for operator, rows in counts.rows.items():
             m.operator_rows.labels(operator).inc(rows)
             nodes[operator].rows += rows

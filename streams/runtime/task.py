@@ -19,7 +19,7 @@ from time import perf_counter
 from streams import protocol
 from streams.core.batch import Batch, Letter
 from streams.core.clock import Clock
-from streams.core.errors import Fenced, LogError, StateCorrupt, StateMismatch
+from streams.core.errors import Fenced, LogError, StateCorrupt, StateMismatch, StreamsError
 from streams.core.record import Produced, Records, TopicPartition
 from streams.core.store import KeyValueStore, StoreSpec
 from streams.core.stream import Node
@@ -31,6 +31,7 @@ from streams.runtime.chain import Chain
 from streams.runtime.edges import ShuffleEdge, SinkEdge
 from streams.runtime.inputs import TaskInput
 from streams.runtime.notes import Note
+from streams.runtime.outside import OutsideSinks
 from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition, mark_of
 from streams.runtime.release import Release
@@ -103,6 +104,7 @@ class Task:
             for n in plan.sinks(self.sub)
             if n.sink is not None
         }
+        self.outside = OutsideSinks(plan.sinks(self.sub), plan.app, str(id), id.partition, tools.place)
         self._shuffles = {n.id: self._shuffle_edge(n.id) for n in plan.shuffles(self.sub)}
         self._advanced = NEVER
         self._marked_at = 0.0
@@ -122,6 +124,7 @@ class Task:
         2. A local store that cannot be brought forward is dropped.
         3. The changelog's tail is replayed until the store stands at the lease's sequence.
         4. If that cannot be reached, StateMismatch says which sequences.
+        5. What sinks outside the log have prepared for that commit is published.
         """
         self.state = State.RESTORING
         started = perf_counter()
@@ -149,6 +152,12 @@ class Task:
         )
         self._tail = self._next_tail = position.tail
         self.location, self._before = position.location, mark_of(self.store.mark.position) if self.store else ""
+        try:
+            self.outside.open(self.lease.sequence, position.tokens)
+        except StreamsError:
+            self._check_lease()
+            raise
+        self.touched = bool(position.tokens)  # the next commit notes that they are published
         self._place(position)
         self._open_chain()
         if self.release.watermark > NEVER:
@@ -401,6 +410,7 @@ class Task:
         )
         if letters is not None:
             self._append(letters)
+        self.outside.prepare(self.lease.next().sequence)
 
     def changelog(self, lease: Lease) -> tuple[dict[TopicPartition, Committed], bytes]:
         """Append the changelog blocks of this commit (step 4); the positions to commit, and as in the last block."""
@@ -412,6 +422,7 @@ class Task:
         position.tail = self._next_tail
         position.location = self._tools.location or self.location
         position.before = self._before
+        position.tokens = self.outside.tokens
         raw = position.encode()
         if self._changelog is not None:
             values = encode(changes, lease.sequence, raw)
@@ -472,7 +483,8 @@ class Task:
             known = self.store.mark.offset if offset is None else offset
             self.store.commit(Mark(lease.sequence, topic_id, known, position))
             self._tail, self._before = self._next_tail, mark_of(position)
-        self.touched = self._untold  # markers that were not due yet go out with the next commit
+        # Markers that were not due yet go out with the next commit; and it notes that tokens are published.
+        self.touched = self._untold or bool(self.outside.tokens)
         self.oldest = None
 
     @property
@@ -523,7 +535,9 @@ class Task:
         return ShuffleEdge(plan.topology.graph.nodes[node], topic, channel, count, sorted(wanted))
 
     def _emit(self, node: Node, batch: Batch) -> None:
-        if node.id in self._sinks:
+        if node.id in self.outside:
+            self.outside.write(node.id, batch)
+        elif node.id in self._sinks:
             self._sinks[node.id].write(batch, self._append, self._dead, self._tools.clock.now())
         else:
             self._shuffles[node.id].write(batch, self._append)

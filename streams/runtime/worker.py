@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from streams.core.clock import Clock, SystemClock
-from streams.core.errors import Fenced, LocationUnreachable, LogError, LogUnreachable, SlotTaken, StateCorrupt
+from streams.core.errors import (
+    Fenced,
+    LocationUnreachable,
+    LogError,
+    LogUnreachable,
+    SinkError,
+    SlotTaken,
+    StateCorrupt,
+)
 from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
@@ -153,7 +161,7 @@ class Worker:
             self._fenced(error)
         except SlotTaken:
             raise
-        except (LogError, StateCorrupt, LocationUnreachable) as error:
+        except (LogError, StateCorrupt, LocationUnreachable, SinkError) as error:
             self._abort(type(error).__name__, error)  # a damaged store is made anew when its task is taken again
 
     def _check_writer(self) -> None:
@@ -298,7 +306,7 @@ class Worker:
         if self._until_commit() <= 0:
             return True
         assert self._writer is not None
-        if self._writer.pending >= self.settings.open_records:
+        if self._writer.pending + sum(t.outside.rows for t in running) >= self.settings.open_records:
             return True
         return sum(t.overlay_bytes for t in running) >= self.settings.overlay_bytes
 
@@ -306,13 +314,13 @@ class Worker:
         """One transaction for all tasks that were touched. The steps are those of `protocol.STEPS`.
 
         1. begin      a commit is due
-        2. drained    drain the operators
+        2. drained    drain the operators, prepare the sinks outside the log
         3. appended   outputs, shuffle blocks and dead letters are appended
         4. changelog  append each task's changes, the last block with sequence, positions and watermarks
         5. flushed    all of it has reached the log
         6. committed  lease records, positions and the transaction are committed, at once or not at all
         7. applying   each task's overlay goes to its store, with its sequence, in one atomic write
-        8. applied    metrics are published
+        8. applied    what was prepared is published; so are metrics
         """
         assert self._writer is not None
         releasing = release or []
@@ -354,12 +362,14 @@ class Worker:
             task.applied(leases[task.id.number], marks[task.id.number], offset)
             if index == 0:
                 self._hook("applying")
-        self._hook("applied")
         self._last_commit = self._clock.monotonic()
         spent = self._last_commit - started
-        self._aborts = 0
         self._reporter.commit(spent, self._appended)
         self._appended = {}
+        for task in touched:
+            task.outside.publish()
+        self._hook("applied")
+        self._aborts = 0
 
     def _ends(self, touched: list[Task], now: float) -> dict[TopicPartition, int]:
         """Now and then: where the changelogs end, so that the next restore need not read from far back.
@@ -492,8 +502,10 @@ class Worker:
         assert self._group is not None
         self._pulse.beat("committing for the last time, and leaving")
         try:
+            if any(task.outside for task in self._running()):
+                self._commit()  # the one below then notes that what this one has prepared is published
             self._commit(release=list(self._tasks))
-        except LogError as error:
+        except (LogError, SinkError) as error:
             self.tools.note(
                 f"the last commit failed ({str(error).splitlines()[0]}): it is done again at the next start"
             )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from streams.core.drawing import described
 from streams.runtime.plan import Plan
 from streams.runtime.report import CommitReport, OperatorReport, WorkerReport
 from streams.web import figures
@@ -114,6 +115,8 @@ def _words(placed: Placed, total: OperatorReport, report: WorkerReport) -> tuple
         return node.source.topic, "source", f"{figures.rate(total.rows_per_second)} · lag {figures.short(lag)}"
     if node.sink is not None:
         return node.sink.topic, "sink", figures.rate(total.rows_per_second)
+    if node.outside is not None:
+        return node.id, f"sink {described(node.outside)}", figures.rate(total.rows_per_second)
     if node.kind == "shuffle":
         live = f"{figures.rate(total.rows_per_second)} · lag {figures.short(lag)}"
         return node.id, f"shuffle by {', '.join(node.type.key) or 'row'}", live

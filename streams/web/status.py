@@ -67,6 +67,8 @@ def topology_document(topology: Topology, plan: Plan) -> dict[str, Any]:
         topic = node.source.topic if node.source else node.sink.topic if node.sink else None
         stores = [s.name for s in node.operator.stores] if node.operator is not None else []
         kind = type(node.operator).__name__ if node.operator is not None else None
+        if node.outside is not None:
+            kind = type(node.outside.sink).__name__
         nodes.append(
             {
                 "id": node.id,
