@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 import streams
 from operators import Filter, Keyed, Value, Window, agg, tumbling
-from streams import App, EventTime, Operator, Schema, broker, col
+from streams import App, EventTime, Operator, Schema, TwoPhaseSink, broker, col
 from streams.app import make_worker
 from streams.broker.errors import BrokerError
 from streams.checkpoint.collect import token
@@ -342,6 +342,21 @@ def _operator(directory):
     app = App("shop")
     app.source("pay", Payment, start="earliest") | Divides() | app.sink("out")
     with app.test() as test:
+        test.send("pay", [Payment("c", 1, 5)])
+
+
+@seen_when(errors.SinkError, "a sink outside the log cannot reach what it writes to, twelve times in a row")
+def _sink(directory):
+    class Table(TwoPhaseSink):
+        def prepare(self, task, sequence, frame):
+            raise ConnectionRefusedError("nobody listens at db:5432")
+
+        def publish(self, task, token):
+            pass
+
+    app = App("shop")
+    app.source("pay", Payment, start="earliest") | app.write_to(Table(), name="table")
+    with app.test(real_sinks=True) as test:
         test.send("pay", [Payment("c", 1, 5)])
 
 

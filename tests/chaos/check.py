@@ -28,7 +28,7 @@ def outputs(runner: Runner, log: Log, app: str) -> tuple[dict[str, int], list[st
     wrong = []
     for name in (*model.IN_ORDER, *model.AS_MULTISET):
         try:
-            found = runner.read(log, f"{app}.{name}")
+            found = runner.output_of(log, app, name)
         except AssertionError as error:
             wrong.append(f"I4 {name}: {error}")
             continue

@@ -16,7 +16,7 @@ AFTER_TX, AFTER_LABEL = 45_000, 60_000
 LARGE = 400
 LONG_AGO = -(10**18)
 
-IN_ORDER = ("large", "running")  # no shuffle on the way: the order within a partition is promised
+IN_ORDER = ("large", "running", "files")  # no shuffle on the way: the order within a partition is promised
 AS_MULTISET = ("minutes", "late", "risk", "dead")
 
 Raw = Mapping[int, list[bytes]]
@@ -48,6 +48,7 @@ def expected(tx: Raw, labels: Raw) -> Expected:
         for row in found:
             if row["amount"] > LARGE:
                 out.in_order["large"][partition].append(text(row))
+                out.in_order["files"][partition].append(text(row))
         out.in_order["running"][partition] += map(text, _running(found))
         _windows(found, minutes, late)
     out.multisets |= {"minutes": minutes, "late": late, "risk": _risk(rows, marks)}

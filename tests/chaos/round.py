@@ -137,7 +137,7 @@ def _make(stack: ExitStack, directory: Path, kind: Kind, seed: int, brokers: int
     file.write_text(f"[checkpoint_options]\n{options}[kafka]\n{intervals}")
     where = str(directory / "log")
     runner = Runner(directory, Settings(brokers=cluster.proxied if cluster else "", log_dir=where))
-    runner.environment = {
+    runner.environment |= {
         "STREAMS_CHECKPOINTS": URL,
         "STREAMS_SNAPSHOT_INTERVAL": "3s",
         "STREAMS_POLL_RECORDS": f"{BITE}",

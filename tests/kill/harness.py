@@ -30,7 +30,8 @@ from streams.settings import Settings
 from tests.kill import data
 
 WIPED = 0.15  # of the kills take the local state with them
-IN_ORDER = ("large", "running")  # no shuffle on the way: the order within a partition is promised
+IN_ORDER = ("large", "running", "files")  # no shuffle on the way: the order within a partition is promised
+FILES = "files"
 AS_MULTISET = ("minutes", "late", "risk", "dead")
 ROOT = Path(__file__).parent.parent.parent
 
@@ -71,7 +72,7 @@ class Runner:
     def __init__(self, directory: Path, settings: Settings) -> None:
         self.directory, self.settings = directory, settings
         self.output = directory / "workers.log"
-        self.environment: dict[str, str] = {}
+        self.environment: dict[str, str] = {"KILL_FILES": str(directory / FILES)}
 
     def start(
         self, app: str, slot: str = "0", environment: Mapping[str, str] | None = None, *arguments: str
@@ -102,6 +103,18 @@ class Runner:
         for records in read_all(log, topic, most=50_000):
             out[records.source.partition] += [v or b"" for v in records.values()]
         return out
+
+    def output_of(self, log: Log, app: str, part: str) -> dict[int, list[bytes]]:
+        """One of the program's outputs, by partition: a topic's records, or the rows of the files."""
+        return self.files(app) if part == FILES else self.read(log, f"{app}.{part}")
+
+    def files(self, app: str) -> dict[int, list[bytes]]:
+        """What the program has published outside the log, by partition."""
+        places = {p: self.directory / FILES / app / str(p) for p in range(data.PARTITIONS)}
+        return {
+            p: [line for file in sorted(place.glob("[0-9]*.jsonl")) for line in file.read_bytes().splitlines()]
+            for p, place in places.items()
+        }
 
     def finished(self, log: Log, app: str) -> bool:
         """The end marks of every input have been processed: the application has committed the ends of its sources."""
@@ -156,7 +169,7 @@ class Runner:
         """How many records each output of the reference has, and what is wrong with those of the other application."""
         outputs, wrong = dict[str, int](), list[str]()
         for part in (*IN_ORDER, *AS_MULTISET):
-            wanted, found = self.read(log, f"{reference}.{part}"), self.read(log, f"{app}.{part}")
+            wanted, found = self.output_of(log, reference, part), self.output_of(log, app, part)
             outputs[part] = sum(len(v) for v in wanted.values())
             if not outputs[part]:
                 wrong.append(f"{part}: the reference is empty, which proves nothing")
@@ -207,7 +220,7 @@ def kill_test(
     log = open_log(settings)
     runner = Runner(directory, settings)
     if snapshots:
-        runner.environment = {
+        runner.environment |= {
             "STREAMS_CHECKPOINTS": str(directory / "checkpoints"),
             "STREAMS_SNAPSHOT_INTERVAL": "500ms",
         }

@@ -1,12 +1,15 @@
-"""The program that is killed: a shuffle, two inputs, timers, windows, late rows, running aggregates, bad records."""
+"""The program that is killed: a shuffle, two inputs, timers, windows, late rows, running aggregates, bad records, and
+files outside the log."""
 
 import os
+import tempfile
 
-from operators import Filter, KeyBy, Keyed, Running, Select, Value, Window, agg, tumbling
+from operators import FileSink, Filter, KeyBy, Keyed, Running, Select, Value, Window, agg, tumbling
 from streams import App, EventTime, Schema, col, connect
 from tests.kill.data import LABELS, TX
 
 NAME = os.environ.get("KILL_APP", "kill")
+FILES = os.environ.get("KILL_FILES", f"{tempfile.gettempdir()}/kill-files")
 
 
 class Tx(Schema):
@@ -59,7 +62,9 @@ app = App(NAME, dead_letters=f"{NAME}.dead")
 tx = app.source(TX, Tx, key="card", disorder="5s", start="earliest", idle="1h")
 labels = app.source(LABELS, Label, key="terminal", start="earliest", idle="1h")
 
-tx | Filter(col("amount") > 400) | app.sink(f"{NAME}.large")
+large = tx | Filter(col("amount") > 400)
+large | app.sink(f"{NAME}.large")
+large | app.write_to(FileSink(f"{FILES}/{NAME}"), name="files")
 # Without the end marks: their keys belong to other partitions than they lie in, so their order is not promised.
 running = tx | Filter(col("id") >= 0) | Running([agg.count().alias("n"), agg.sum("amount").alias("sum")])
 running | app.sink(f"{NAME}.running")

@@ -34,7 +34,12 @@ class Savepoints:
         where = ["--brokers", settings.brokers] if settings.brokers else ["--log-dir", settings.log_dir]
         location = ["--checkpoints", str(self.runner.directory / "checkpoints")]
         command = [sys.executable, "-m", "streams", "savepoint", *words, *where, *location]
-        environment = {**os.environ, "KILL_APP": app, "STREAMS_STATE_DIR": str(self.runner.directory / "state")}
+        environment = {
+            **os.environ,
+            **self.runner.environment,
+            "KILL_APP": app,
+            "STREAMS_STATE_DIR": str(self.runner.directory / "state"),
+        }
         if crash:
             environment["STREAMS_CRASH"] = crash
         with self.runner.output.open("ab") as file:
@@ -105,8 +110,8 @@ def through_savepoints(directory, settings: Settings, kills: int, prefix: str) -
         savepoints.until_done(new, kills, RESTORE_STEPS[:4], restored, *restore)
         runner.finish(log, new)
         for part in (*IN_ORDER, *AS_MULTISET):
-            wanted = runner.read(log, f"{whole}.{part}")
-            before, after = runner.read(log, f"{old}.{part}"), runner.read(log, f"{new}.{part}")
+            wanted = runner.output_of(log, whole, part)
+            before, after = runner.output_of(log, old, part), runner.output_of(log, new, part)
             assert part != "running" or any(before.values())
             assert any(after.values()), part
             if part in IN_ORDER:
