@@ -26,6 +26,9 @@ class OutsideSinks:
         self._frames: dict[str, list[pl.DataFrame]] = {}
         self.tokens: dict[str, bytes] = {}
         self.rows = 0
+        """That wait for the next `prepare`."""
+        self.prepared: dict[str, int] = {}
+        """Rows of the last `prepare`, by the sink's name."""
         self.seconds: dict[str, float] = {}
         """Spent in each sink since this was last emptied."""
 
@@ -59,9 +62,11 @@ class OutsideSinks:
     def prepare(self, sequence: int) -> None:
         """The rows of this commit become durable; `tokens` is what its position must hold."""
         frames, self._frames, self.rows = self._frames, {}, 0
-        self.tokens = {}
+        self.tokens, self.prepared = {}, {}
         for node, parts in frames.items():
-            token = self._call(node, "prepare", sequence, pl.concat(parts))
+            frame = pl.concat(parts)
+            self.prepared[node] = frame.height
+            token = self._call(node, "prepare", sequence, frame)
             if not isinstance(token, bytes) or len(token) > MOST_TOKEN:
                 what = f"{len(token):,} bytes" if isinstance(token, bytes) else type(token).__name__
                 raise SinkError(

@@ -81,6 +81,7 @@ class Reporter:
         self._warned: set[str] = set()
         self._nodes = {id: _Totals() for id in tools.plan.topology.graph.nodes}
         self._out = {n.sink.topic for n in tools.plan.topology.graph.nodes.values() if n.sink is not None}
+        self._out.update(n.id for n in tools.plan.topology.graph.nodes.values() if n.outside is not None)
         self._out.add(tools.plan.dead_letters)
         self._records_out = self._dropped = 0
         self._in_commit: tuple[int, int] = (0, 0)  # records of sources and tasks of the commit that is being reported

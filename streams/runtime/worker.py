@@ -332,6 +332,8 @@ class Worker:
         self._hook("begin")
         for task in touched:
             task.drain(started)
+            for sink, rows in task.outside.prepared.items():
+                self._appended[sink] = self._appended.get(sink, 0) + rows
         self._hook("drained")
         self._hook("appended")
         leases: dict[int, Lease] = {}

@@ -341,6 +341,16 @@ def test_without_real_sinks_rows_are_kept_in_memory_and_read_by_the_sinks_name()
     assert not world.calls
 
 
+def test_rows_are_counted_and_the_sinks_time_is():
+    with stateful(World()).test(real_sinks=True) as t:
+        send_all(t)
+        text = t._worker.metrics.expose().decode()
+        assert 'streams_records_out_total{topic="world"} 5.0' in text
+        assert 'streams_operator_seconds_total{operator="world"}' in text
+        assert t._worker.reporter.report.records_out == {"counts": 5, "shop-dead": 0, "world": 5}
+        assert t._worker.reporter.report.operators["world"].rows == 5
+
+
 def test_positions_of_before_can_be_read():
     old = msgspec.msgpack.encode([{}, 5, 6, ["a"], [1, 2, 3], "", "before"])
     assert TaskPosition.decode(old).tokens == {}

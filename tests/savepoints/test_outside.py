@@ -29,6 +29,12 @@ def files(site, *apps):
     return lines
 
 
+def turns(site, worker):
+    for _ in range(50):
+        site.clock.sleep(0.25)
+        worker.turn()
+
+
 def dies(site, app, step):
     """A worker dies in its first commit, at this step."""
     worker = make_worker(
@@ -36,9 +42,7 @@ def dies(site, app, step):
     )
     worker.start()
     with pytest.raises(Crash):
-        for _ in range(50):
-            site.clock.sleep(0.25)
-            worker.turn()
+        turns(site, worker)
     worker.close()
     site.clock.sleep(11)
 
