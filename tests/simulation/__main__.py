@@ -3,6 +3,7 @@
 python -m tests.simulation --seeds 2000
 python -m tests.simulation --seed 332          # one schedule again, with what its workers said
 python -m tests.simulation --mutants
+python -m tests.simulation --outside --seeds 500   # with a sink outside the log; brokers do not lose the log's end
 """
 
 import argparse
@@ -11,24 +12,29 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is a part of a schedule
     os.environ["PYTHONHASHSEED"] = "0"
     os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
 
-from tests.simulation.jobs import mutant, one
+from tests.simulation import outside as sinks
+from tests.simulation.jobs import mutant, one, one_outside
 from tests.simulation.mutants import MUTANTS
-from tests.simulation.schedule import Schedule
+from tests.simulation.outside import OutsideSchedule
+from tests.simulation.schedule import Result, Schedule
 from tests.simulation.world import Violation
 
+Job = Callable[[int], Result | str]
+ALL = len(MUTANTS) + len(sinks.MUTANTS)
 
-def schedules(seeds: Iterable[int], processes: int) -> int:
+
+def schedules(seeds: Iterable[int], processes: int, job: Job = one) -> int:
     started, total, wrong = time.monotonic(), Counter[str](), list[str]()
     count = commits = steps = 0
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for result in pool.imap_unordered(one, seeds, chunksize=20):
+        for result in pool.imap_unordered(job, seeds, chunksize=20):
             count += 1
             if isinstance(result, str):
                 wrong.append(result)
@@ -42,13 +48,13 @@ def schedules(seeds: Iterable[int], processes: int) -> int:
     return 1 if wrong else 0
 
 
-def mutants(processes: int) -> int:
-    missed = 0
+def mutants(processes: int, outside: bool) -> int:
+    missed, numbers = 0, range(len(MUTANTS), ALL) if outside else range(len(MUTANTS))
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        for name, seed, seen in pool.imap(mutant, range(len(MUTANTS)), chunksize=1):
+        for name, seed, seen in pool.imap(mutant, numbers, chunksize=1):
             missed += seed < 0
             print(f"{name:55} " + (f"caught by seed {seed}: {seen[:90]}" if seed >= 0 else "NOT CAUGHT"), flush=True)
-    print(f"{len(MUTANTS) - missed} of {len(MUTANTS)} mutants are caught")
+    print(f"{len(numbers) - missed} of {len(numbers)} mutants are caught")
     return 1 if missed else 0
 
 
@@ -59,12 +65,14 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, help="this schedule alone, with the workers' notes")
     parser.add_argument("--mutants", action="store_true", help="show that each mutant is caught")
+    parser.add_argument("--outside", action="store_true", help="with a sink outside the log, and its mutants")
     options = parser.parse_args()
     if options.mutants:
-        return mutants(options.processes)
+        return mutants(options.processes, options.outside)
     if options.seed is None:
-        return schedules(range(options.first, options.first + options.seeds), options.processes)
-    schedule = Schedule(options.seed)
+        seeds = range(options.first, options.first + options.seeds)
+        return schedules(seeds, options.processes, one_outside if options.outside else one)
+    schedule = OutsideSchedule(options.seed) if options.outside else Schedule(options.seed)
     try:
         print(schedule.run())
     except Violation as violation:

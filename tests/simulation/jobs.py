@@ -1,5 +1,6 @@
 """What a process of the command does: one schedule, or all that it takes to catch one mutant."""
 
+from tests.simulation import outside
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.schedule import Result, run
 from tests.simulation.world import Violation
@@ -14,13 +15,22 @@ def one(seed: int) -> Result | str:
         return f"seed {seed}: {violation}"
 
 
+def one_outside(seed: int) -> Result | str:
+    try:
+        result: Result = outside.run(seed)
+        return result
+    except Violation as violation:
+        return f"seed {seed}: {violation}"
+
+
 def mutant(number: int) -> tuple[str, int, str]:
     """Name, the seed that catches it (-1: none), what was seen."""
-    chosen = MUTANTS[number]
+    chosen = [*MUTANTS, *outside.MUTANTS][number]
+    play = run if number < len(MUTANTS) else lambda seed, rules: outside.run(seed)
     with chosen.at_work():
         for seed in (chosen.seed, *range(MOST_SEEDS)):
             try:
-                run(seed, chosen.rules)
+                play(seed, chosen.rules)
             except Violation as violation:
                 return chosen.name, seed, str(violation).splitlines()[0]
     return chosen.name, -1, ""

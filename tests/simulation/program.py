@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 from operators import KeyBy, Keyed, Running, Select, Value, Window, agg, tumbling
-from streams import App, EventTime, Schema, connect
+from streams import App, EventTime, Schema, TwoPhaseSink, connect
 
 PARTITIONS = 2
 TX, LABELS = "sim.tx", "sim.labels"
@@ -58,11 +58,15 @@ class Watch(Keyed[Tx, Risk]):
         yield Risk(ctx.key, at, "timer", -1, self.seen.get())
 
 
-def make() -> App:
+def make(outside: TwoPhaseSink | None = None) -> App:
+    """The program; its running counts are written to a sink outside the log, too, if one is given."""
     app = App("sim", dead_letters="sim.dead")
     tx = app.source(TX, Tx, key="card", disorder="5s", start="earliest", idle="1h")
     labels = app.source(LABELS, Label, key="terminal", start="earliest", idle="1h")
-    tx | Running([agg.count().alias("n")]) | Select("id", "card", "n") | app.sink("sim.running", key="card")
+    running = tx | Running([agg.count().alias("n")]) | Select("id", "card", "n")
+    running | app.sink("sim.running", key="card")
+    if outside is not None:
+        running | app.write_to(outside, name="outside")
     minutes = tx | Window(tumbling("1m"), [agg.count().alias("n")], lateness="3s")
     minutes | app.sink("sim.minutes", key="card")
     minutes.late | Select("id", "card") | app.sink("sim.late", key="card")

@@ -12,6 +12,7 @@ import polars as pl
 from streams.core.errors import LogError, SlotTaken
 from streams.core.keys import partitions as partitions_of
 from streams.core.record import Produced, TopicPartition
+from streams.core.topology import Topology
 from streams.log.base import TopicSpec
 from streams.runtime.plan import prepare
 from streams.runtime.task import Tools
@@ -139,7 +140,7 @@ class Schedule:
         world = self.world
         world.calm = True
         self.cluster.rebalance()
-        wanted = program.expected(self.data)[0]
+        wanted = self._wanted()
         quiet = 0
         for step in range(CALM):
             self._look_after_processes(1.0)
@@ -185,7 +186,7 @@ class Schedule:
     def _work(self, process: Process) -> None:
         log, clock = SimLog(self.cluster, process, self.rules), SimClock(process)
         app = program.APP
-        plan = prepare(app.name, app.topology(), log, app.dead_letters, program.PARTITIONS)
+        plan = prepare(app.name, self._topology(process), log, app.dead_letters, program.PARTITIONS)
 
         def drop(directory: Path) -> None:
             self.world.disks.pop(directory, None)
@@ -206,7 +207,14 @@ class Schedule:
         worker = self._stopping[process.slot] = Worker(tools, clock=clock, hook=lambda step: process.point(), wait=0.01)
         worker.run()
 
+    def _topology(self, process: Process) -> Topology:
+        """The program as this process runs it."""
+        return program.APP.topology()
+
     # ---- input and output
+
+    def _wanted(self) -> program.Output:
+        return program.expected(self.data)[0]
 
     def _fill(self) -> None:
         log = SimLog(self.cluster, None)

@@ -33,3 +33,9 @@ def test_2000_schedules_break_no_promise():
 @pytest.mark.slow
 def test_each_mutant_is_caught():
     assert "26 of 26 mutants are caught" in command("--mutants")
+
+
+@pytest.mark.slow
+def test_300_schedules_with_a_sink_outside_the_log_and_mutants_of_that():
+    assert "300 schedules" in command("--outside", "--seeds", "300")
+    assert "4 of 4 mutants are caught" in command("--outside", "--mutants")
