@@ -116,19 +116,23 @@ class FileSink(TwoPhaseSink):
             raise StateMismatch(
                 f"{place} belongs to another sink ({others[0].removeprefix(_OF)})",
                 where=f"sink {task.sink!r} of application {task.app!r}",
-                fix="give each sink of each application a directory of its own. An application that was restored from "
-                f"a savepoint may go on in that of the old one, if that has ended for good: delete {place / others[0]}",
+                fix="give each sink of each application a directory of its own. A sink that was renamed, or an "
+                "application that was restored from a savepoint, may go on in the old one's, if that one has ended for "
+                f"good: delete {place / others[0]}",
             )
         (place / owner).touch()
         published = self._published(place)
         if published > sequence:
+            ahead = (
+                f". After a lost end, what is above {sequence:012d} is written again: move these files away, and "
+                f"rename {_PUBLISHED}{published:012d} to {_PUBLISHED}{sequence:012d}"
+            )
             raise StateMismatch(
                 f"{place} holds rows up to commit {published}, but the task stands at commit {sequence}",
                 where=f"sink {task.sink!r} of application {task.app!r}",
-                fix="the application was reset, works on another log, or its log lost its end in a power failure, or "
-                "the directory is another application's: give the sink an empty directory, or move that one away; then "
-                f"what the log still has is written anew. After a lost end, the files above {sequence:012d} are what "
-                f"is written again: move these away, and rename {place / _PUBLISHED}* to {_PUBLISHED}{sequence:012d}",
+                fix="the application was reset, works on another log, or its log lost its end in a power failure: give "
+                "the sink an empty directory, or move that one away; then what the log still has is written anew"
+                + (ahead if sequence else ""),
             )
         for part in place.glob(f".*{_PART}"):
             attempt = _ATTEMPT.fullmatch(part.name)

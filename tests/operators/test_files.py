@@ -117,6 +117,21 @@ def test_an_application_that_begins_anew_is_refused_its_old_directory(tmp_path):
     assert len(read(tmp_path)) == 1
 
 
+def test_after_a_lost_end_the_advice_leads_on(tmp_path):
+    sink = FileSink(tmp_path)
+    for sequence in (1, 2, 3):
+        sink.publish(TASK, sink.prepare(TASK, sequence, pl.DataFrame({"n": [sequence]})))
+    with pytest.raises(
+        StateMismatch, match=r"above 000000000002(.|\n)*published-000000000003 to .published-000000000002"
+    ):
+        sink.recover(TASK, 2, None)
+    (tmp_path / "0" / "000000000003.jsonl").rename(tmp_path / "lost")
+    (tmp_path / "0" / ".published-000000000003").rename(tmp_path / "0" / ".published-000000000002")
+    sink.recover(TASK, 2, None)
+    sink.publish(TASK, sink.prepare(TASK, 3, pl.DataFrame({"n": [30]})))
+    assert [row["n"] for row in read(tmp_path)] == [1, 2, 30]
+
+
 def test_a_directory_belongs_to_one_sink_of_one_application(tmp_path):
     FileSink(tmp_path).recover(TASK, 0, None)
     with pytest.raises(StateMismatch, match=r"belongs to another sink \(shop-files\)"):
