@@ -189,6 +189,11 @@ class Log(ABC):
     def create(self, topics: Sequence[TopicSpec]) -> None:
         """Create the topics that do not exist yet."""
 
+    def sync_commits(self) -> None:
+        """From now on a commit through this object survives a power failure once it has returned, where the log can
+        see to it: what is published outside must not be ahead of the log. By default nothing (Kafka replicates)."""
+        return None
+
     @abstractmethod
     def reader(self) -> LogReader: ...
 

@@ -112,6 +112,9 @@ class EmbeddedLog(Log):
         self._readers.add(reader)
         return reader
 
+    def sync_commits(self) -> None:
+        self._file.sync_commits()
+
     def writer(self, app: str, slot: str, group: Group | None = None) -> LogWriter:
         return EmbeddedWriter(self._file, app, slot, self._lines)
 

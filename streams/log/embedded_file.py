@@ -147,6 +147,10 @@ class LogFile:
         with self._lock:
             self._db.close()
 
+    def sync_commits(self) -> None:
+        """Each commit of this connection, and all before it, reaches the disk before it returns."""
+        self.run("PRAGMA synchronous = FULL")
+
     # ---- opening
 
     def _prepare(self) -> None:

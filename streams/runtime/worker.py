@@ -106,6 +106,8 @@ class Worker:
         """Join the group and fence earlier holders of the slot."""
         slot = self.settings.slot
         self._pulse.beat("joining the group")
+        if any(node.outside is not None for node in self.plan.topology.graph.nodes.values()):
+            self.log.sync_commits()
         self._group = self.log.group(self.plan.app, slot, len(self.plan.tasks))
         self._reader = self.log.reader()
         self._writer = self.log.writer(self.plan.app, slot, self._group)

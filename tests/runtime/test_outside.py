@@ -205,6 +205,16 @@ def test_a_worker_that_is_fenced_before_the_commit_never_publishes(program):
     assert ("publish", *fenced[0]) not in world.calls
 
 
+@pytest.mark.parametrize(("real", "level"), [(True, 2), (False, 1)])
+def test_the_embedded_log_syncs_each_commit_where_rows_are_published_outside(real, level):
+    app = App("shop")
+    tx = app.source("tx", Tx, key="card", start="earliest")
+    tx | (app.write_to(World(), name="world") if real else app.sink("topic"))
+    with app.test() as t:
+        t.send("tx", BITES[0])
+        assert t._log._file.run("PRAGMA synchronous") == [(level,)]  # SQLite: 1 is NORMAL, 2 is FULL
+
+
 def test_what_is_called_when():
     world = World()
     with stateless(world).test(real_sinks=True) as t:
