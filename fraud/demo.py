@@ -122,6 +122,12 @@ class Demo:
     def run(self) -> None:
         log = open_log(self.settings)
         try:
+            if living := log.living("fraud"):
+                raise StreamsError(
+                    "a demo is already running here",
+                    where=f"{self.directory}: {', '.join(map(str, living))}",
+                    fix="let it go on, or stop it first; another one beside it needs a directory of its own (--dir)",
+                )
             create_topics(log, PARTITIONS)
             total, written = self.days + _LABEL_DAYS, days_written(log)
             if written > total:

@@ -1,6 +1,7 @@
 """Keyed: a user's class with values and timers by key."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from operators.entries import TimerEntries, ValueEntries
@@ -150,6 +151,8 @@ class Keyed(Operator, Generic[In, Out]):
             handler = getattr(self, name, None)
             if handler is None or getattr(type(self), name, None) is Keyed.on_row:
                 raise WrongType(f"the class has no method {name}", where=where, fix=f"def {name}(self, row, ctx): ...")
+            _check_takes(handler, ("row", "ctx"), where)
+        _check_takes(self.on_timer, ("at", "ctx"), where)
         timed = len(inputs) > 1 or any(s.name == "timers" for s in self.stores)
         for type_ in inputs:
             type_.require_key(where)
@@ -240,6 +243,18 @@ class Keyed(Operator, Generic[In, Out]):
 
 def _is_schema(candidate: Any) -> bool:
     return isinstance(candidate, type) and issubclass(candidate, Schema)
+
+
+def _check_takes(method: Callable[..., Any], arguments: Sequence[str], where: str) -> None:
+    try:
+        signature(method).bind(*arguments)
+    except TypeError as error:
+        name, wanted = method.__name__, ", ".join(arguments)
+        raise WrongType(
+            f"{name} is called with {wanted}, and does not take them: {error}",
+            where=where,
+            fix=f"def {name}(self, {wanted}): ...",
+        ) from None
 
 
 def _check_row(takes: type[Schema] | None, type_: StreamType, where: str) -> None:

@@ -115,9 +115,10 @@ def check_signature(found: bytes | None, signature: bytes, where: str) -> None:
     """Stored rows have this signature (or there are none); else StateMismatch."""
     if found is not None and found != signature:
         raise StateMismatch(
-            f"the stored rows are of another kind: {found.decode(errors='replace')}",
-            where=where,
-            fix=f'the program says: {signature.decode()}; begin with new state: .named("another-id")',
+            "the operator has changed: what it keeps is not what was stored by the program before",
+            where=f"{where}; stored: {found.decode(errors='replace')}; now: {signature.decode()}",
+            fix="run the program as it was; or give this operator another id, and so new state: "
+            'Window(...).named("other"); or begin anew with all state and positions: streams reset PROGRAM',
         )
 
 

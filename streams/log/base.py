@@ -177,6 +177,9 @@ class Log(ABC):
     name: str
     """For messages: the brokers' addresses or the file."""
 
+    option: str = ""
+    """For commands in messages: what names this log on the command line, with a blank before it."""
+
     @abstractmethod
     def topics(self, names: Sequence[str]) -> dict[str, TopicInfo]:
         """Those of the topics that exist."""

@@ -166,19 +166,27 @@ class LogFile:
         self.run("PRAGMA synchronous = NORMAL")
         self.run(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT // _PAGE}")
         self.run(f"PRAGMA journal_size_limit = {_CHECKPOINT}")
-        if not self._known():
+        if not self._ours():
+            # Alone on the file: what it is takes several reads, between which another process may make the log.
             with self.writing():
-                if not self._known():  # another process may have been quicker
-                    for statement in _SCHEMA.split(";"):
-                        self.run(statement)
-                    self.run(f"PRAGMA application_id = {_APPLICATION}")
-                    self.run(f"PRAGMA user_version = {_VERSION}")
+                if self._ours():
+                    return
+                self._check_new()
+                for statement in _SCHEMA.split(";"):
+                    self.run(statement)
+                self.run(f"PRAGMA application_id = {_APPLICATION}")
+                self.run(f"PRAGMA user_version = {_VERSION}")
 
-    def _known(self) -> bool:
-        """The file holds our schema; False if it is empty."""
-        application, version = (self.run(f"PRAGMA {name}")[0][0] for name in ("application_id", "user_version"))
-        if application == _APPLICATION and version == _VERSION:
-            return True
+    def _stamps(self) -> tuple[int, int]:
+        """What the file says of itself: whose it is, and of which format. Zeros in a new file."""
+        return self.run("PRAGMA application_id")[0][0], self.run("PRAGMA user_version")[0][0]
+
+    def _ours(self) -> bool:
+        return self._stamps() == (_APPLICATION, _VERSION)
+
+    def _check_new(self) -> None:
+        """The file is empty; an error otherwise."""
+        application, version = self._stamps()
         if application == _APPLICATION:
             raise LogError(
                 f"the embedded log has format {version}, this version of streams reads format {_VERSION}",
@@ -187,7 +195,6 @@ class LogFile:
             )
         if application or version or self.run("SELECT count(*) FROM sqlite_master") != [(0,)]:
             raise LogError("an SQLite file, but not an embedded log", where=str(self.path), fix="use another directory")
-        return False
 
     # ---- failures
 

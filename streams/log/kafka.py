@@ -39,7 +39,7 @@ class KafkaLog(Log):
         self, brokers: str, settings: Mapping[str, str] | None = None, *, timeouts: Timeouts | None = None
     ) -> None:
         self._connection = Connection(brokers, dict(settings or {}), timeouts or Timeouts())
-        self.name = brokers
+        self.name, self.option = brokers, f" --brokers {brokers}"
         self._admin = KafkaAdmin(self._connection)
         self._outsiders: dict[str, KafkaOutsider] = {}
         self._lock = threading.Lock()

@@ -17,7 +17,8 @@ def topic_info(log: Log, topic: str) -> TopicInfo:
         raise TopicMissing(
             f"no topic {topic!r}{guess}",
             where=log.name,
-            fix=f"{'correct the name, or ' if guess else ''}create it: streams topics create {topic}",
+            fix=f"{'correct the name, or ' if guess else ''}create it: streams topics create {topic}{log.option}. "
+            "A worker makes the topics of its sinks itself, when it starts",
         )
     return found
 

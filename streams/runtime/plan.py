@@ -90,7 +90,8 @@ def prepare(
         raise TopicMissing(
             f"no topic {missing[0]!r}{nearest(missing[0], log.all_topics())}",
             where=log.name,
-            fix="create it (`streams topics create NAME --partitions N`), or correct the name in app.source(...)",
+            fix=f"create it (`streams topics create {missing[0]} --partitions N{log.option}`), or correct the name in "
+            "app.source(...)",
         )
     counts = topology.place({t: had.get(t, i.partitions) for t, i in found.items()}, partitions)
     tasks = topology.tasks(counts)
@@ -131,8 +132,9 @@ def _check_counts(app: str, topics: Mapping[str, TopicInfo], bound: Sequence[Top
             raise TopicMismatch(
                 f"topic {spec.name!r} has {have} partitions, the program needs {spec.partitions}",
                 where=f"application {app!r}",
-                fix="the partitions of a source topic, or the program, have changed since the first run. State goes "
-                "elsewhere through a savepoint: `streams savepoint create NAME PROGRAM` with the old program (--had "
-                "TOPIC=N for a source topic that has grown), then under another app name `streams savepoint restore "
-                f"NAME PROGRAM --from-app {app}`: see docs/savepoints.md",
+                fix="the partitions of a source topic, or the program, have changed since the first run. To begin "
+                "anew: `streams reset PROGRAM`. To keep the state, take it elsewhere by a savepoint: with the "
+                "old program `streams savepoint create NAME PROGRAM` (--had TOPIC=N for a source topic that has grown), "
+                f"then under another app name `streams savepoint restore NAME PROGRAM --from-app {app}`: see "
+                "docs/savepoints.md",
             )

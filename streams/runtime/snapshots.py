@@ -26,6 +26,7 @@ from streams.metrics import Metrics
 from streams.runtime.notes import Note
 from streams.runtime.task import State, Task
 
+_LOOK = 1.0  # seconds at most between two looks
 _PUT_OFF = 20  # times that a snapshot is put off by a tenth of the interval, while compactions are behind
 
 
@@ -53,6 +54,7 @@ class Snapshots:
         self._location, self._app, self._fingerprint = location, app, fingerprint
         self._scratch, self._clock, self._note, self._interval = scratch, clock, note, interval
         self._snapshotter = Snapshotter(location, app, keep=keep, bytes_per_second=bytes_per_second, clock=clock)
+        self._looked = -_LOOK
         self._due: dict[str, float] = {}
         self._verified: set[str] = set()  # whose files were read whole since the task was opened here
         self._done: dict[str, int] = {}  # the sequence of the last snapshot
@@ -62,13 +64,17 @@ class Snapshots:
         self._floors: dict[str, int] = {}
         shutil.rmtree(scratch, ignore_errors=True)  # copies that a killed worker has left
 
+    def time_to_look(self, now: float) -> bool:
+        """A tenth of the interval has passed, or a second: a snapshot takes three looks."""
+        return now - self._looked >= min(_LOOK, self._interval / 10)
+
     def look(self, tasks: Sequence[Task], metrics: Metrics) -> None:
         """Take what has become of snapshots, and go on with those that are due."""
         for outcome in self._snapshotter.poll():
             self._take(outcome, metrics)
             if isinstance(outcome.error, StateCorrupt):
                 self._condemn(outcome.task.replace("-", "/"), outcome.error, tasks)
-        now = self._clock.monotonic()
+        now = self._looked = self._clock.monotonic()
         running = {str(t.id): t for t in tasks if t.state is State.RUNNING and t.store is not None}
         for name in [n for n in self._flushing if n not in running]:
             del self._flushing[name]

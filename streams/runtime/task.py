@@ -200,9 +200,15 @@ class Task:
                 return
             except NotThatHistory:
                 self._check_lease()
-                usable = False
+                usable = same = False
         if not usable and mark.sequence:
-            self._say(f"local state is not usable (at {mark.sequence}); it is made anew")
+            if mark.topic_id not in ("", topic_id):
+                why = f"is of another log, or of a changelog {self._changelog.topic} that was deleted"
+            elif mark.sequence > lease.sequence or not same:
+                why = f"stands at a commit {mark.sequence} that the log does not have (it is at {lease.sequence})"
+            else:
+                why = "is older than the beginning of its changelog"
+            self._say(f"local state {why}: it is made anew from the log, and nothing is lost")
             self.store = self._new_store()
         most = lease.sequence
         while True:

@@ -155,8 +155,8 @@ class Worker:
             if now - self._gauged >= _GAUGES:
                 self._gauged = now
                 self._reporter.gauge(list(self._tasks.values()), self._reader)
-                if self._snapshots is not None:
-                    self._snapshots.look(list(self._tasks.values()), self.metrics)
+            if self._snapshots is not None and self._snapshots.time_to_look(now):
+                self._snapshots.look(list(self._tasks.values()), self.metrics)
             if now - self._trimmed >= _TRIM:
                 self._trimmed = now if self._trim() else now - _TRIM + 1.0
         except Fenced as error:

@@ -165,9 +165,12 @@ def look(prometheus: Prometheus, processes: "dict[str, subprocess.Popen[bytes]]"
             missing += [f"{title}: {text}" for title, text in ALL if not prometheus.value(text)]
     for rule in RULES:
         prometheus.value(rule["expr"])
+    firing: set[str] = set()
+    while "StreamsDeadLetters" not in firing:  # rules are evaluated behind the data
+        assert time.monotonic() < deadline, f"firing: {firing}"
+        time.sleep(0.5)
+        firing = {alert["labels"]["alertname"] for alert in prometheus.ask("/api/v1/alerts")["alerts"]}
     groups = prometheus.ask("/api/v1/rules")["groups"]
     found = {rule["name"]: (rule["health"], rule.get("lastError", "")) for group in groups for rule in group["rules"]}
     assert found == {rule["alert"]: ("ok", "") for rule in RULES}
-    firing = {alert["labels"]["alertname"] for alert in prometheus.ask("/api/v1/alerts")["alerts"]}
-    assert "StreamsDeadLetters" in firing
     assert not firing & {"StreamsWorkerDown", "StreamsNoWorkers", "StreamsSnapshotsFailing"}

@@ -19,10 +19,10 @@ def check(report: Report) -> None:
 
 @pytest.mark.slow
 def test_a_round_on_the_embedded_log(tmp_path: Path) -> None:
-    check(run(tmp_path / "round", "embedded", 45, seed=5, least=LEAST))
+    check(run(tmp_path / "round", "embedded", 30, seed=5, least=LEAST))
 
 
 @pytest.mark.slow
 @pytest.mark.kafka
 def test_a_round_on_kafka(tmp_path: Path) -> None:
-    check(run(tmp_path / "round", "kafka", 60, seed=5, least=LEAST))
+    check(run(tmp_path / "round", "kafka", 45, seed=5, least=LEAST))

@@ -16,6 +16,7 @@ from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, TopicSpec
 from streams.log.embedded import EmbeddedLog
 from streams.log.embedded_batches import MOST_BYTES, MOST_RECORDS
+from streams.log.embedded_file import LogFile
 from streams.log.embedded_process import birth, gone
 from streams.protocol import Lease
 from tests.log.embedded_support import APP, PARTITIONS, PATIENCE, TOPIC, numbers, read, read_between, write
@@ -266,6 +267,22 @@ def test_speed(log, capsys):
     read_rate, write_rate = count / (time.perf_counter() - written), count / (written - begun)
     with capsys.disabled():
         print(f"\nembedded log: {write_rate:,.0f} records/s written, {read_rate:,.0f} read")
+
+
+def test_two_open_a_new_log_at_the_same_moment(tmp_path, monkeypatch):
+    run, others = LogFile.run, []
+
+    def run_and_be_overtaken(self, sql, parameters=()):
+        rows = run(self, sql, parameters)
+        if sql == "PRAGMA application_id" and not others:
+            others.append(None)  # the other one does not come here
+            others[0] = EmbeddedLog(tmp_path)
+        return rows
+
+    monkeypatch.setattr(LogFile, "run", run_and_be_overtaken)
+    with EmbeddedLog(tmp_path) as log, others[0] as other:
+        log.create([TopicSpec("new", 2, {})])
+        assert other.topics(["new"])["new"].partitions == 2
 
 
 def test_a_process_that_remembers_a_deleted_topic_cannot_write_into_another_one(tmp_path):

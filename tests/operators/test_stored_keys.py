@@ -31,7 +31,7 @@ def test_heads_of_windows_are_combined_to_the_least():
     assert combined_heads(heads) == heads[1]
     assert combined_heads([*heads, None]) == instant_bytes(NEVER) + b"kind"
     assert combined_heads([None, None]) is None
-    with pytest.raises(StateMismatch, match="of another kind"):
+    with pytest.raises(StateMismatch, match="the operator has changed"):
         combined_heads([heads[0], instant_bytes(5) + b"other"])
 
 

@@ -357,7 +357,7 @@ def test_state_of_another_program_is_refused(other):
     same_rows.open()
     wrong = Task(other, PAYMENTS)
     wrong.stores = task.stores
-    with pytest.raises(StateMismatch, match="of another kind"):
+    with pytest.raises(StateMismatch, match="the operator has changed"):
         wrong.open()
 
 
