@@ -134,7 +134,7 @@ def _check_counts(app: str, topics: Mapping[str, TopicInfo], bound: Sequence[Top
                 where=f"application {app!r}",
                 fix="the partitions of a source topic, or the program, have changed since the first run. To begin "
                 "anew: `streams reset PROGRAM`. To keep the state, take it elsewhere by a savepoint: with the "
-                "old program `streams savepoint create NAME PROGRAM` (--had TOPIC=N for a source topic that has grown), "
+                "old program `streams savepoint create NAME PROGRAM` (--had TOPIC=N if a source topic has grown), "
                 f"then under another app name `streams savepoint restore NAME PROGRAM --from-app {app}`: see "
                 "docs/savepoints.md",
             )
