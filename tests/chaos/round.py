@@ -15,7 +15,7 @@ from tests.chaos.cluster import Cluster
 from tests.chaos.faults import ALL
 from tests.chaos.fleet import Fleet, Stuck
 from tests.chaos.report import Line, Report
-from tests.chaos.s3 import S3, URL
+from tests.chaos.s3 import S3, URL, Server
 from tests.chaos.world import SLOTS, Fault, Kind, World
 from tests.kill import data
 from tests.kill.harness import Runner
@@ -36,6 +36,7 @@ def run(
     least: int = 0,
     faults: Sequence[Fault] = ALL,
     progress: bool = False,
+    server: Server = "moto",
 ) -> Report:
     """Faults for so many seconds, and at least `least` of them, drawn from the seed; each kind comes once before any
     comes a second time.
@@ -45,7 +46,7 @@ def run(
     report = Report(kind, seed, brokers if kind == "kafka" else 0)
     started = time.monotonic()
     with ExitStack() as stack:
-        world, log, feed = _make(stack, directory, kind, seed, brokers)
+        world, log, feed = make(stack, directory, kind, seed, brokers, server=server)
         fleet = world.fleet
         possible = []
         for fault in faults:
@@ -121,14 +122,23 @@ def _draw(faults: Sequence[Fault], seed: int) -> Iterator[Fault]:
         yield from (*bag, *more)
 
 
-def _make(stack: ExitStack, directory: Path, kind: Kind, seed: int, brokers: int) -> tuple[World, Log, data.Feed]:
+def make(
+    stack: ExitStack,
+    directory: Path,
+    kind: Kind,
+    seed: int,
+    brokers: int = 1,
+    fleet_type: type[Fleet] = Fleet,
+    server: Server = "moto",
+) -> tuple[World, Log, data.Feed]:
+    """Log, S3 server, proxies and a fleet without a worker yet; the stack ends them all."""
     directory.mkdir(parents=True, exist_ok=True)
     cluster = None
     if kind == "kafka":
         cluster = Cluster(directory, brokers)
         stack.callback(cluster.close)
         cluster.start()
-    s3 = S3(directory)
+    s3 = S3(directory, server)
     stack.callback(s3.close)
     disk = stack.enter_context(_disk(directory / "state"))
     file = directory / "settings.toml"
@@ -152,7 +162,7 @@ def _make(stack: ExitStack, directory: Path, kind: Kind, seed: int, brokers: int
     log = open_log(Settings(brokers=cluster.direct if cluster else "", log_dir=where))
     stack.callback(log.close)
     feed = data.Feed(log, seed)
-    fleet = Fleet(runner, log, APP, feed, ["--settings", str(file)], events)
+    fleet = fleet_type(runner, log, APP, feed, ["--settings", str(file)], events)
     stack.callback(fleet.close)
     world = World(fleet, kind, cluster, s3, s3.location(), disk, set())
     return world, log, feed

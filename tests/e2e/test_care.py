@@ -10,6 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from streams.app import make_worker
+from streams.checkpoint.location import Location
+from streams.checkpoint.manifest import list_manifests
 from streams.cli import assembled
 from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, TopicSpec
@@ -44,7 +46,7 @@ class Place:
     def work(self, until=lambda: True, **more) -> None:
         """A worker does all that is there, and goes."""
         with EmbeddedLog(self.path / "log") as log:
-            worker = make_worker(app, self.settings(**more), log, note=lambda text: None)
+            worker = make_worker(app, self.settings(**more), log, note=lambda text, *_, **__: None)
             worker.start()
             quiet = 0
             while quiet < 30 or not until():
@@ -156,7 +158,7 @@ def test_mistakes_are_answered(place):
 
 def test_a_store_in_use_is_refused_and_the_log_can_be_asked(place):
     with EmbeddedLog(place.path / "log") as log:
-        worker = make_worker(app, place.settings(), log, note=lambda text: None)
+        worker = make_worker(app, place.settings(), log, note=lambda text, *_, **__: None)
         worker.start()
         while not worker.complete:
             worker.turn()
@@ -197,7 +199,8 @@ def test_from_snapshots_and_the_tail(place):
     assert '"n": 6' in place.say(
         "state", "get", PROGRAM, "count/values", "c1", "--from-changelog", "--settings", settings
     )
-    damaged = max(location.glob("care/0-0/objects/*"), key=lambda f: f.stat().st_size)
+    newest = list_manifests(Location(str(location)), "care", "0-0")[-1].manifest
+    damaged = location / "care/0-0/objects" / max(newest.files, key=lambda f: f.size).hash
     damaged.write_bytes(b"x" * damaged.stat().st_size)
     said = place.say("verify", PROGRAM, "--settings", settings, code=1)
     assert "the object's content is not what its hash says" in said
