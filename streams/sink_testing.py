@@ -60,18 +60,22 @@ def check_sink(make: Callable[[], TwoPhaseSink], read: Callable[[], Iterable[Map
     AssertionError: a token that is published twice: [1, 2, 1, 2], expected [1, 2]
     """
 
+    def expect(true: bool, otherwise: str) -> None:
+        if not true:  # no assert statement: `python -O` takes it out, and pytest adds to its text
+            raise AssertionError(otherwise)
+
     def see(what: str, *wanted: int) -> None:
         found = sorted(int(row["n"]) for row in read())
         shown = [int(row["n"]) for row in read()]
-        assert found == sorted(wanted), f"{what}: {shown}, expected {sorted(wanted)}"
+        expect(found == sorted(wanted), f"{what}: {shown}, expected {sorted(wanted)}")
 
     def rows(*numbers: int) -> pl.DataFrame:
         return pl.DataFrame({"n": numbers, "text": [f"row {n}" for n in numbers]}, schema={"n": pl.Int64, "text": str})
 
     def prepare(sink: TwoPhaseSink, task: SinkTask, sequence: int, *numbers: int) -> bytes:
         token = sink.prepare(task, sequence, rows(*numbers))
-        assert isinstance(token, bytes), f"prepare gave {token!r}, not bytes"
-        assert len(token) <= MOST_TOKEN, f"a token of {len(token)} bytes, more than {MOST_TOKEN}"
+        expect(isinstance(token, bytes), f"prepare gave {token!r}, not bytes")
+        expect(len(token) <= MOST_TOKEN, f"a token of {len(token)} bytes, more than {MOST_TOKEN}")
         return token
 
     one, other = SinkTask("check", "sink", 0), SinkTask("check", "sink", 1)
@@ -96,7 +100,7 @@ def check_sink(make: Callable[[], TwoPhaseSink], read: Callable[[], Iterable[Map
     # Attempts whose commit failed are never seen, though another one of the same sequence is published.
     failed = prepare(sink, one, 4, 90)
     third = prepare(sink, one, 4, 4, 5)
-    assert failed != third, "two attempts at one commit have the same token"
+    expect(failed != third, "two attempts at one commit have the same token")
     sink.publish(one, third)
     see("the second attempt at a commit", 1, 2, 3, 4, 5)
     prepare(sink, one, 5, 91)

@@ -58,12 +58,12 @@ def remains(plan: Plan, log: Log, state_dir: Path, location: Location | None) ->
     return made
 
 
-def await_the_end(log: Log, app: str, seconds: float) -> None:
+def await_the_end(log: Log, app: str, seconds: float, say: Callable[[str], None]) -> None:
     """Wait until no member lives; LogError with their names if some still do after so many seconds.
 
     A worker that was stopped or killed counts on Kafka until its session is over (6 s).
     """
-    deadline = time.monotonic() + seconds
+    deadline, told = time.monotonic() + seconds, False
     while members := log.living(app):
         if time.monotonic() >= deadline:
             raise LogError(
@@ -72,6 +72,9 @@ def await_the_end(log: Log, app: str, seconds: float) -> None:
                 fix="stop its workers first (they end at Ctrl-C or SIGTERM); one that was killed counts until its "
                 "session has timed out",
             )
+        if not told:
+            told = True
+            say(f"{app} is working: {', '.join(map(str, members))}; waiting {seconds:.0f} s for its end")
         time.sleep(min(_LOOK, max(0.0, deadline - time.monotonic())))
 
 
@@ -94,7 +97,7 @@ def reset(
     6. Delete the snapshots, if a location is given.
     """
     # 1. Nobody lives.
-    await_the_end(log, plan.app, wait)
+    await_the_end(log, plan.app, wait, say)
     for each in found.stores:
         with locked(each.directory):
             pass

@@ -131,7 +131,7 @@ class Cluster:
                 if id(entry.transaction) in unfinished or entry.transaction.state == "open":
                     entry.transaction.state = "aborted"
                 entry.transaction.hidden.clear()
-        self.starts.update(starts)
+        self.starts = {source: starts.get(source, 0) for source in self.partitions}  # some came after the saving
         self.positions, self.leases = dict(positions), dict(leases)
         self.open.clear()
         self.late.clear()

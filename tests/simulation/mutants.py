@@ -236,7 +236,7 @@ def _trims_what_was_read(self):
 
 MUTANTS = [
     Mutant(
-        "an input that was held back is not read on", lambda: [patch.object(SimReader, "resume", _no_resume)], seed=76
+        "an input that was held back is not read on", lambda: [patch.object(SimReader, "resume", _no_resume)], seed=68
     ),
     Mutant("offsets before outputs", lambda: [_patched(SimWriter, "commit", _offsets_first)]),
     Mutant("the lease record is not part of the commit", lambda: [_patched(SimWriter, "commit", _leases_left_out)]),
@@ -261,7 +261,7 @@ MUTANTS = [
     Mutant(
         "no new writer after a commit in doubt",
         lambda: [patch.object(Worker, "_check_writer", lambda self: None)],
-        seed=37,
+        seed=50,
     ),
     Mutant(
         "a store of a lost history is taken as valid",
@@ -283,7 +283,7 @@ MUTANTS = [
             patch.object(SimReader, "position", lambda self, partition: 10**9),
             patch.object(protocol, "check_restored", lambda *known: None),
         ],
-        seed=385,
+        seed=451,
     ),
     Mutant("a local store is used without the changelog's tail", lambda: [_patched(Task, "_restore", _no_replay)]),
     Mutant(

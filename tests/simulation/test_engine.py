@@ -12,8 +12,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def command(*arguments: str) -> str:
-    """What the command says; it must end well. Its lines name the seed of whatever was found."""
-    line = [sys.executable, "-m", "tests.simulation", *arguments]
+    """What the command says; it must end well. Its lines name the seed of whatever was found.
+
+    It takes minutes of both cores, so it leaves them to tests that run beside it.
+    """
+    line = ["nice", "-n", "19", sys.executable, "-m", "tests.simulation", *arguments]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -26,10 +29,9 @@ def test_a_seed_replays_exactly():
 
 
 @pytest.mark.slow
-def test_2000_schedules_break_no_promise(schedules):
-    code, said = schedules
-    assert code == 0, said
-    assert "2,000 schedules" in said
+@pytest.mark.parametrize("first", range(0, 2000, 500))
+def test_2000_schedules_break_no_promise(first):
+    assert "500 schedules" in command("--seeds", "500", "--first", f"{first}")
 
 
 @pytest.mark.slow
