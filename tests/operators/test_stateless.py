@@ -1,5 +1,7 @@
 """Filter, Select and WithColumns."""
 
+import re
+
 import polars as pl
 import pytest
 
@@ -15,6 +17,11 @@ class Payment(Schema):
     amount: int
     note: str | None = None
     tags: list[int] = []  # noqa: RUF012 - msgspec copies it
+
+
+def shown(value):
+    """Without addresses: processes that share the tests must call them by the same names."""
+    return re.sub(r" object at 0x\w+", "", repr(value))
 
 
 PAYMENTS = stream(Payment, key="card")
@@ -34,7 +41,7 @@ ROWS = [Payment(f"c{i % 5}", i * 10 - 300, i * 7 % 50 - 10, None if i % 3 else s
         WithColumns(large=col("amount") > 10, total=col("tags").list.sum()),
         WithColumns(col("amount").cast(pl.Float64)),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_shared_checks(operator):
     check(operator, PAYMENTS, ROWS)
@@ -115,7 +122,7 @@ def test_columns_that_nobody_reads_may_be_missing():
         (WithColumns(x=col("amount").rank()), WrongType, "not row-wise"),
         (WithColumns(x=col("amount").str.to_uppercase()), WrongType, "."),
     ],
-    ids=repr,
+    ids=shown,
 )
 def test_wrong_programs_do_not_build(operator, error, text):
     with pytest.raises(error, match=text):
