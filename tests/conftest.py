@@ -9,6 +9,10 @@ from hypothesis import settings
 
 from streams import broker
 
+# pytest-xdist sets them, and programs on a pseudo-terminal of their own would believe them.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
+
 # A shared machine can stall for seconds: the time one example takes says nothing here.
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
