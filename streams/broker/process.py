@@ -49,9 +49,10 @@ class Process:
         if not birth or birth != self.birth:
             return False
         if state == "Z":
-            with suppress(ChildProcessError):
-                os.waitpid(self.pid, os.WNOHANG)
-            return False
+            try:
+                return os.waitpid(self.pid, os.WNOHANG)[0] == 0
+            except ChildProcessError:
+                return _has_threads(self.pid)
         return True
 
     def end(self, number: signal.Signals, seconds: float) -> bool:
@@ -142,8 +143,16 @@ def alone(directory: Path) -> Iterator[None]:
         yield
 
 
+def _has_threads(pid: int) -> bool:
+    """Z is the state of its first thread: when that one has ended others can still hold the ports and files."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def _look(pid: int) -> tuple[str, str]:
-    """State (Z: has ended) and birth; both empty where no process has that pid."""
+    """State (Z: its first thread has ended) and birth; both empty where no process has that pid."""
     if BOOT.exists():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

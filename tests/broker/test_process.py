@@ -3,7 +3,9 @@
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +71,27 @@ def test_one_at_a_time(tmp_path):
     with alone(tmp_path):
         assert subprocess.run(attempt, capture_output=True, check=False).returncode != 0
     assert subprocess.run(attempt, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="only Linux tells of threads")
+@pytest.mark.parametrize("child", [True, False])
+def test_one_whose_first_thread_has_ended_lives_as_long_as_the_others(tmp_path, child):
+    # A JVM that is killed dies thread by thread, and its port is free after the last one.
+    body = "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start(); "
+    body += "print(flush=True); ctypes.CDLL(None).syscall(ctypes.c_long(NUMBER), 0)"
+    body = body.replace("NUMBER", {"x86_64": "60", "aarch64": "93"}[os.uname().machine])
+    command = [sys.executable, "-c", body]
+    if child:
+        process = spawn(command, tmp_path, tmp_path / "log", os.environ)
+    else:  # another one's child
+        shell = subprocess.Popen(
+            ["sh", "-c", '"$@" & echo $!; wait', "sh", *command], stdout=subprocess.PIPE, text=True
+        )
+        process = Process.of(int(shell.stdout.readline()))
+    stat = Path(f"/proc/{process.pid}/stat")
+    while ") Z " not in stat.read_text():
+        time.sleep(0.01)
+    assert process.alive
+    assert process.end(signal.SIGKILL, 10)
+    if not child:
+        shell.communicate()
