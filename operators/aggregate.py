@@ -10,11 +10,11 @@ from operators.aggregation import Aggregation, Rows
 from operators.aggregators import Aggregator
 from operators.entries import WindowEntries
 from operators.stored_keys import StoredKeys, instant_bytes
-from operators.window_store import WindowStore, combined_heads, window_key
+from operators.window_store import WindowStore, combined_heads, migrated_head, window_key
 from operators.windows import Tumbling
 from streams.core.batch import TIME, WATERMARK, Batch
 from streams.core.entries import Entries
-from streams.core.errors import WrongType
+from streams.core.errors import StateMismatch, WrongType
 from streams.core.operator import Context, Operator
 from streams.core.schema import INT64, Field, StreamType
 from streams.core.store import StoreSpec
@@ -139,6 +139,25 @@ class Window(Operator):
     def combine(self, store: str, entry: bytes, values: Sequence[bytes | None]) -> bytes | None:
         return combined_heads(values)
 
+    def migrated(
+        self, store: str, entry: bytes, value: bytes, before: Mapping[str, str], inputs: Sequence[StreamType]
+    ) -> bytes | None:
+        """The function for "windows" is given the bytes of a window's accumulators, and gives them."""
+        now = self.store_type(store, inputs)
+        if before["windows"] != now["windows"]:
+            raise StateMismatch(
+                f"windows of {before['windows']} ms cannot become windows of {now['windows']} ms",
+                where=f"operator {self.id or 'Window'}",
+                fix="a function changes what is kept of a window, not the window: keep its size and offset, or begin "
+                "the store empty with --drop",
+            )
+        if window_key(entry) is None:
+            return migrated_head(value, self._signed(now["rows"]))
+        return super().migrated(store, entry, value, before, inputs)
+
+    def _signed(self, rows: str) -> str:
+        return f"{self.windows.size}+{self.windows.offset}; {rows}"
+
     # ---- while a task runs
 
     def open(self, context: Context) -> None:
@@ -147,9 +166,12 @@ class Window(Operator):
         self._made = Aggregation(context.inputs[0], self.aggregations, context.operator_id)
         self._by = [_START, *self._keys.columns]
         self._columns = list(dict.fromkeys([*self._by, *self._made.sources]))
-        signature = f"{self.windows.size}+{self.windows.offset}; {self._made.signature}"
         self._store = WindowStore(
-            context.store("windows"), self._made.layout, self._made.initial, signature, context.operator_id
+            context.store("windows"),
+            self._made.layout,
+            self._made.initial,
+            self._signed(self._made.signature),
+            context.operator_id,
         )
         self._watermark = self._drained = NEVER
         self._waiting: list[pl.DataFrame] = []

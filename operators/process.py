@@ -194,10 +194,12 @@ class Keyed(Operator, Generic[In, Out]):
     def key_of(self, store: str, entry: bytes, inputs: Sequence[StreamType]) -> bytes | None:
         return StoredKeys(inputs[0]).hashed(timer_key(entry) if store == "timers" else entry)
 
-    def migrated(self, store: str, value: bytes, before: Mapping[str, str]) -> bytes | None:
+    def migrated(
+        self, store: str, entry: bytes, value: bytes, before: Mapping[str, str], inputs: Sequence[StreamType]
+    ) -> bytes | None:
         """The function for "values" is given all values of a key by name, and gives them."""
         if store != "values":
-            return super().migrated(store, value, before)
+            return super().migrated(store, entry, value, before, inputs)
         return migrated_values(value, before, self._values, self.migrate[store])
 
     # ---- while a task runs

@@ -81,6 +81,14 @@ class Running(Operator):
     def key_of(self, store: str, entry: bytes, inputs: Sequence[StreamType]) -> bytes | None:
         return None if entry == SIGNATURE else StoredKeys(inputs[0]).hashed(entry)
 
+    def migrated(
+        self, store: str, entry: bytes, value: bytes, before: Mapping[str, str], inputs: Sequence[StreamType]
+    ) -> bytes | None:
+        """The function for "running" is given the bytes of a key's accumulators, and gives them."""
+        if entry == SIGNATURE:
+            return self.store_type(store, inputs)["rows"].encode()
+        return super().migrated(store, entry, value, before, inputs)
+
     def open(self, context: Context) -> None:
         super().open(context)
         self._keys = StoredKeys(context.inputs[0])

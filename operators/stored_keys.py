@@ -118,7 +118,7 @@ def check_signature(found: bytes | None, signature: bytes, where: str) -> None:
             "the operator has changed: what it keeps is not what was stored by the program before",
             where=f"{where}; stored: {found.decode(errors='replace')}; now: {signature.decode()}",
             fix="run the program as it was; or give this operator another id, and so new state: "
-            'Window(...).named("other"); or begin anew with all state and positions: streams reset PROGRAM',
+            '.named("other"); or begin anew with all state and positions: streams reset PROGRAM',
         )
 
 

@@ -159,8 +159,12 @@ class Operator(ABC):
             raise StateMismatch(f"tasks do not agree on the entry {entry!r}", where=f"store {store!r}")
         return next(iter(found), None)
 
-    def migrated(self, store: str, value: bytes, before: Mapping[str, str]) -> bytes | None:
-        """An entry's value as this version keeps it: what `migrate` makes of it. `before`: the type it was kept as."""
+    def migrated(
+        self, store: str, entry: bytes, value: bytes, before: Mapping[str, str], inputs: Sequence[StreamType]
+    ) -> bytes | None:
+        """The value of the entry with this key as this version keeps it: what `migrate` makes of it. `before`: the type
+        it was kept as. An operator with entries that tell of the store itself (`key_of` is None) overrides it for them.
+        """
         made: bytes | None = self.migrate[store](value)
         return made
 

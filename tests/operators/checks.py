@@ -1,7 +1,7 @@
 """What every operator must pass, and a small task that drives one operator without an engine.
 
 run(operator, stream(Payment, key="card"), payments)        rows in, rows out
-check(operator, stream(...), payments)                      the shared checks of STYLE.md, convention 2
+check(operator, stream(...), payments)                      the shared checks of CONTRIBUTING.md
 """
 
 import copy
@@ -305,6 +305,9 @@ def check(
     same(want, summary(drive(task(2), releases(7), every=2, end=end)), "a cache of two rows")
     same(want, summary(_crashing(task(), releases(7), end)), "crashes in mid-stream")
     _failing(task(), releases(7))
+    last = task()
+    _pruned(lambda: task(), releases(7), end, drive(last, releases(7), end=end))
+    _told(last)
     return expected
 
 
@@ -329,6 +332,38 @@ def _crashing(task: Task, releases: Sequence[Release], end: bool) -> Made:
         task.give([], FOREVER)
     task.commit()
     return task.committed
+
+
+def _pruned(task: Callable[[], Task], releases: Sequence[Release], end: bool, whole: Made) -> None:
+    """What `needs` does not name is not decoded: without it, each column of the output is the same."""
+    first = task()
+    wanted = set(first.output.fields)
+    each = () if whole.dead else ({c} for c in sorted(wanted))  # an expression that nobody wants cannot fail
+    for columns in [wanted, *each]:
+        needed = [first.template.needs(set(columns), p, first.inputs) for p in range(first.template.ports)]
+        fewer = [
+            ([(p, f.select(c for c in f.columns if c in needed[p] or c.startswith("$"))) for p, f in frames], mark)
+            for frames, mark in releases
+        ]
+        made = drive(task(), fewer, end=end)
+        kept = [*sorted(columns), *([TIME] if first.output.time else [])]
+        want, got = ([tuple(r[c] for c in kept) for r in m.full] for m in (whole, made))
+        assert got == want, f"`needs` names {needed} for {sorted(columns)}: the output differs"
+        assert made.dead == whole.dead, f"`needs` names {needed} for {sorted(columns)}: dead letters differ"
+
+
+def _told(task: Task) -> None:
+    """What the stores hold can be shown, found again, and given to the tasks of other keys."""
+    operator, inputs = task.template, task.inputs
+    for spec in operator.stores:
+        kinds = operator.store_type(spec.name, inputs)
+        entries = operator.entries(spec.name, inputs)
+        for key, value in task.stores[spec.name].data.items():
+            shown = entries.key(key)
+            assert entries.stored(shown) == key, f"store {spec.name!r}: {shown!r} does not lead back to {key!r}"
+            entries.value(key, value)
+            operator.key_of(spec.name, key, inputs)  # rescaling is refused without it
+            assert kinds, f"store {spec.name!r}: `store_type` tells nothing, so a changed program would misread it"
 
 
 def _failing(task: Task, releases: Sequence[Release]) -> None:
