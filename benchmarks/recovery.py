@@ -1,6 +1,6 @@
 """How long a worker is silent: seconds from its restart to the first new committed output, with default settings.
 
-    python -m benchmarks.recovery [--keys 5000000] [--log kafka|embedded] [--cases small,kept,snapshot,changelog,other]
+    python -m benchmarks.recovery [--keys 5000000] [--log kafka|embedded] [--cases small,kept,...]
 
 A running count by key, 1,000 records a second all the time, a reader of committed records that notes when each output
 appears. A worker is killed (SIGKILL) and started again at once in the same slot:
@@ -10,12 +10,14 @@ appears. A worker is killed (SIGKILL) and started again at once in the same slot
     snapshot    the same, state lost, a checkpoint location with a snapshot
     changelog   the same, state lost, no checkpoint location
     other       20,000 keys, two workers; the one that is killed does not come back
+    kills       20,000 keys, a kill every 3 to 10 s for a minute: the longest time without an output
 
 An output is new if its record was written after the kill. The time includes the start of the interpreter.
 """
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -41,7 +43,8 @@ PARTITIONS = 4
 RATE = 1000  # records a second
 STEP = 0.05  # seconds between the feeder's commits
 SMALL = 20_000
-CASES = ("small", "kept", "snapshot", "changelog", "other")
+CASES = ("small", "kept", "snapshot", "changelog", "other", "kills")
+KILLS = 60.0  # seconds of kills
 
 PROGRAM = """
 import os
@@ -123,6 +126,7 @@ class Watch:
         self._newest = [(-1, 0.0)] * PARTITIONS  # id, when it was seen
         self._waiting: dict[int, int] = {}  # partition: an id that has to be passed
         self._passed: dict[int, float] = {}
+        self._last = self.silence = 0.0
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -141,6 +145,11 @@ class Watch:
                 return max(passed.values()) if every else min(passed.values())
             time.sleep(0.005)
         raise SystemExit(f"no new output within {limit:.0f} s")
+
+    def listen(self) -> None:
+        """From now on `silence` is the longest time between two outputs."""
+        with self._lock:
+            self._last, self.silence = time.monotonic(), 0.0
 
     def until(self, count: int, limit: float) -> None:
         deadline = time.monotonic() + limit
@@ -162,6 +171,7 @@ class Watch:
                 self.count += len(records)
                 newest = json.loads(records.values()[-1] or b"")["id"]
                 with self._lock:
+                    self._last, self.silence = now, max(self.silence, now - self._last)
                     if newest >= self._waiting.get(partition, newest + 1) and partition not in self._passed:
                         self._passed[partition] = now
 
@@ -201,8 +211,8 @@ class Worker:
 def measure(case: str, brokers: str, keys: int, rounds: int) -> list[float]:
     """Seconds, a round each."""
     app = f"recovery-{case}-{int(time.time())}"
-    count = SMALL if case in ("small", "other") else keys
-    found = []
+    count = _count(case, keys)
+    found, rng = [], random.Random(1)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (directory / "program.py").write_text(PROGRAM)
@@ -228,6 +238,9 @@ def measure(case: str, brokers: str, keys: int, rounds: int) -> list[float]:
                 _await_snapshots(directory / "checkpoints")
             else:
                 time.sleep(3)
+            if case == "kills":
+                found.append(_kills(workers[0], watch, feed, rng))
+                continue
             workers[0].kill(lose=case in ("snapshot", "changelog"))
             killed, next_id = time.monotonic(), feed.written
             watch.expect(next_id + int(RATE * STEP))  # what was being written at the kill does not count
@@ -237,6 +250,22 @@ def measure(case: str, brokers: str, keys: int, rounds: int) -> list[float]:
             if case == "other":
                 workers[0].start()
     return found
+
+
+def _kills(worker: Worker, watch: Watch, feed: Feed, rng: random.Random) -> float:
+    """The longest silence under kills."""
+    watch.listen()
+    end = time.monotonic() + KILLS
+    while time.monotonic() < end:
+        time.sleep(rng.uniform(3, 10))
+        worker.kill(lose=False)
+        worker.start()
+    watch.until(feed.written, 120)
+    return watch.silence
+
+
+def _count(case: str, keys: int) -> int:
+    return SMALL if case in ("small", "other", "kills") else keys
 
 
 def _await_snapshots(location: Path) -> None:
@@ -276,7 +305,7 @@ def main(keys: int, rounds: int, cases: str, log: str, brokers: str | None) -> N
         click.echo("case       keys       median s  longest s  rounds")
         for case in cases.split(","):
             times = sorted(measure(case, at, keys, rounds))
-            count = SMALL if case in ("small", "other") else keys
+            count = _count(case, keys)
             shown = ", ".join(f"{t:.2f}" for t in times)
             click.echo(f"{case:9}  {count:<9,}  {times[len(times) // 2]:8.2f}  {times[-1]:9.2f}  {shown}")
 

@@ -10,6 +10,7 @@ import click
 from streams.core.time import duration
 from tests.chaos.faults import ALL
 from tests.chaos.round import run
+from tests.ending import end_in_order
 
 
 @click.command()
@@ -29,6 +30,7 @@ def main(
         raise click.BadParameter(f"no fault has such a name; there are: {', '.join(f.name for f in ALL)}")
     if keep is not None and keep.exists():
         raise click.BadParameter(f"{keep} exists: name a new directory", param_hint="--keep")
+    end_in_order()
     with tempfile.TemporaryDirectory(prefix="streams-chaos-") as temporary:
         directory = (keep or Path(temporary) / "round").absolute()
         seconds = duration(length) / 1000

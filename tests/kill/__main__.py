@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from streams.settings import Settings
+from tests.ending import end_in_order
 from tests.kill.harness import kill_test
 
 
@@ -18,6 +19,7 @@ from tests.kill.harness import kill_test
 @click.option("--brokers", help="A running Kafka; without it one is started.")
 def main(which: str, kills: int, seed: int, snapshots: bool, brokers: str | None) -> None:
     """Kill a worker many times and check that its output is exact."""
+    end_in_order()
     failed = False
     for name in ("embedded", "kafka") if which == "both" else (which,):
         with tempfile.TemporaryDirectory(prefix="streams-kill-") as directory:

@@ -233,16 +233,17 @@ def kill_test(
             ready = directory / "ready"
             ready.unlink(missing_ok=True)
             process = runner.start(app, environment={**environment, "STREAMS_READY_FILE": str(ready)})
-            if step is None:
-                _wait_for(ready, process)
-                time.sleep(rng.uniform(0, 0.6))
-                process.kill()
             try:
+                if step is None:
+                    _wait_for(ready, process)
+                    time.sleep(rng.uniform(0, 0.6))
+                    process.kill()
                 code = process.wait(30)
             except subprocess.TimeoutExpired:
-                process.kill()  # nothing is left to commit, so the step is never reached
+                break  # nothing is left to commit, so the step is never reached
+            finally:
+                process.kill()
                 process.wait()
-                break
             if code != -signal.SIGKILL:
                 raise AssertionError(f"the worker ended with {code}:\n{runner.tail()}")
             report.kills += 1

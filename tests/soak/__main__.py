@@ -17,6 +17,7 @@ from streams.settings import Settings
 from tests.chaos import check
 from tests.chaos.fleet import Fleet, Stuck
 from tests.chaos.round import APP, make
+from tests.ending import end_in_order
 from tests.kill import program
 from tests.soak.samples import MB, Memory, partition_sizes, size
 
@@ -57,6 +58,7 @@ def main(kind: str, minutes: float, rate: float, every: float, seed: int, keep: 
     Checked at the end: the guarantees I1 to I4 (tests/chaos/check.py); the third one's resident memory grows by less
     than 1 MB a minute over the last half; each partition of a changelog is at most twice the state and two segments.
     """
+    end_in_order()
     with tempfile.TemporaryDirectory(prefix="streams-soak-") as temporary:
         directory = (keep or Path(temporary) / "soak").absolute()
         wrong = soak(directory, kind, minutes, rate, every, seed)
