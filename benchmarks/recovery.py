@@ -83,6 +83,14 @@ class Feed:
             self._write(np.arange(start, min(start + 50_000, self._keys)))
             self._writer.commit({}, {})
 
+    def await_topic(self, name: str) -> None:
+        """The worker makes the topic of its outputs."""
+        deadline = time.monotonic() + 60
+        while not self._log.topics([name]):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"no topic {name} within 60 s: the worker did not start")
+            time.sleep(0.1)
+
     def start(self) -> None:
         self._thread.start()
 
@@ -227,7 +235,7 @@ def measure(case: str, brokers: str, keys: int, rounds: int) -> list[float]:
         workers = [Worker(directory, app, slot, options) for slot in (("0", "1") if case == "other" else ("0",))]
         for worker in workers:
             stack.callback(worker.close)
-        time.sleep(2)  # until it has made the topic of its outputs
+        feed.await_topic(f"{app}-out")
         watch = Watch(settings, app)
         stack.callback(watch.close)
         watch.until(count, 600)

@@ -5,7 +5,9 @@ import sys
 
 
 def end_in_order() -> None:
-    """SIGTERM and Ctrl-C (also in the background of a shell, where it is ignored) raise: whatever was started is stopped
-    and unmounted on the way out."""
+    """SIGTERM raises, and Ctrl-C also in the background of a shell, where it is ignored.
+
+    So what was started is stopped, and what was mounted is unmounted, on the way out.
+    """
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     signal.signal(signal.SIGINT, signal.default_int_handler)
