@@ -202,6 +202,7 @@ def make_worker(
             app.name,
             plan.fingerprint,
             state_dir / "snapshots",
+            state_dir / "checkpoints.json",
             clock,
             say,
             interval=settings.snapshot_interval / 1000,
@@ -217,7 +218,7 @@ def make_worker(
         state_dir,
         say,
         download=snapshots.restore if snapshots is not None else None,
-        location=snapshots.token if snapshots is not None else "",
+        location=snapshots.token if snapshots is not None else None,
     )
     metrics = Metrics()
     watchdog = Watchdog(settings.watchdog / 1000, metrics, tools.place, exit_after=settings.watchdog_exit / 1000)

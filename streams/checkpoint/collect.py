@@ -32,19 +32,6 @@ def token(location: Location, app: str) -> str:
         location.create(key, secrets.token_hex(16).encode())
 
 
-def check_shared(location: Location, app: str, agreed: str) -> None:
-    """`CheckpointError` if the location is not the one whose token the workers of the app agreed on.
-
-    Once the changelog is trimmed, state exists in the snapshots only: a worker that looks elsewhere would lose it.
-    """
-    if (found := token(location, app)) != agreed:
-        raise CheckpointError(
-            f"this checkpoint location is not the one that the app uses (token {found}, not {agreed})",
-            where=location.url,
-            fix="give all workers the same location: a directory on a shared file system, or a bucket",
-        )
-
-
 @dataclass(frozen=True)
 class Collected:
     """What a collection deleted and left: numbers of objects, and bytes deleted."""

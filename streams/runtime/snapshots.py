@@ -16,25 +16,26 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
-from streams.checkpoint.collect import token
+from streams.checkpoint.identity import Identity
 from streams.checkpoint.location import Location
 from streams.checkpoint.restore import Restore
 from streams.checkpoint.snapshotter import Job, Outcome, Snapshotter
 from streams.core.clock import Clock
-from streams.core.errors import CheckpointError, StateCorrupt, StateError
+from streams.core.errors import CheckpointError, LocationUnreachable, StateCorrupt, StateError
 from streams.metrics import Metrics
 from streams.runtime.notes import Note
 from streams.runtime.task import State, Task
 
 _LOOK = 1.0  # seconds at most between two looks
+_ASK = 5.0  # seconds from one question to a location that does not answer to the next one
 _PUT_OFF = 20  # times that a snapshot is put off by a tenth of the interval, while compactions are behind
 
 
 class Snapshots:
     """The snapshots of one worker's tasks. Used by the worker's thread; no call waits for the location.
 
-    `interval`: seconds from one snapshot of a task to the next one. `token`: what identifies the location; every
-    position that is committed names it, so that workers with different locations are found.
+    `interval`: seconds from one snapshot of a task to the next one. `kept`: the file for a copy of the location's token
+    (`Identity`); every position that is committed names the token, so that workers with different locations are found.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Snapshots:
         app: str,
         fingerprint: str,
         scratch: Path,
+        kept: Path,
         clock: Clock,
         note: Note,
         *,
@@ -50,7 +52,8 @@ class Snapshots:
         keep: int,
         bytes_per_second: int = 0,
     ) -> None:
-        self.token = token(location, app)
+        self._identity = Identity(location, app, kept)
+        self._asked = clock.monotonic()
         self._location, self._app, self._fingerprint = location, app, fingerprint
         self._scratch, self._clock, self._note, self._interval = scratch, clock, note, interval
         self._snapshotter = Snapshotter(location, app, keep=keep, bytes_per_second=bytes_per_second, clock=clock)
@@ -63,6 +66,13 @@ class Snapshots:
         self._again: dict[str, frozenset[str]] = {}
         self._floors: dict[str, int] = {}
         shutil.rmtree(scratch, ignore_errors=True)  # copies that a killed worker has left
+        if not self._identity.confirmed:
+            why = self._identity.error.what if self._identity.error is not None else "it is slow"
+            note(f"no answer from the checkpoint location: {why}; what is local is used, and snapshots wait")
+
+    def token(self) -> str:
+        """What commits name; empty as long as the location has not confirmed it."""
+        return self._identity.token if self._identity.confirmed else ""
 
     def time_to_look(self, now: float) -> bool:
         """A tenth of the interval has passed, or a second: a snapshot takes three looks."""
@@ -75,6 +85,8 @@ class Snapshots:
             if isinstance(outcome.error, StateCorrupt):
                 self._condemn(outcome.task.replace("-", "/"), outcome.error, tasks)
         now = self._looked = self._clock.monotonic()
+        if not self._known(tasks, now):
+            return
         running = {str(t.id): t for t in tasks if t.state is State.RUNNING and t.store is not None}
         for name in [n for n in self._flushing if n not in running]:
             del self._flushing[name]
@@ -88,6 +100,20 @@ class Snapshots:
                 if task.store.mark.sequence == self._done.get(name) or self._snapshotter.busy(name_of(task)):
                     continue
                 self._flushing[name] = self._snapshotter.flush(task.store.flush)
+
+    def _known(self, tasks: Sequence[Task], now: float) -> bool:
+        """Whether the location is known to be the one that was used before; only then are snapshots made."""
+        if self._identity.confirmed:
+            return True
+        if self._identity.confirm():
+            self._note("the checkpoint location answers: snapshots are made again", logging.INFO)
+            for task in tasks:
+                if task.state is State.RUNNING:
+                    self.check(task, task.location)
+        elif now - self._asked >= _ASK:
+            self._asked = now
+            self._identity.ask_again()
+        return self._identity.confirmed
 
     def _condemn(self, name: str, error: StateCorrupt, tasks: Sequence[Task]) -> None:
         """The copy is damaged, so its store is, too: it is made anew, from a snapshot that is whole."""
@@ -157,39 +183,58 @@ class Snapshots:
         """Bring the newest snapshot that fits, of commit `most` or before, into `directory`; yields until it is there,
         or none is.
 
-        Raises CheckpointError if the location cannot be asked although the changelog alone would not do.
+        While the location does not answer, and the changelog alone would not do, it is asked again and again. Raises
+        CheckpointError if waiting does not help.
         """
-        restore = Restore(
-            self._location,
-            self._app,
-            name_of(task),
-            directory,
-            max_sequence=most,
-            topic_id=topic_id,
-            min_offset=start,
-        )
-        told = self._clock.monotonic()
-        try:
-            while (result := restore.poll()) is None:
-                now, (done, size) = self._clock.monotonic(), restore.progress
-                if now - told > 2:
-                    told = now
-                    self._note(f"task {task.id}: restoring a snapshot, {done:,} of {size:,} bytes", logging.INFO)
-                yield
-        finally:
-            restore.close()
-        for text in result.notes:
-            self._note(f"task {task.id}: {text}")
-        if result.damaged:
-            self._again[str(task.id)] = result.damaged
-        if result.error is not None:
-            if start > 0:
+        while True:
+            restore = Restore(
+                self._location,
+                self._app,
+                name_of(task),
+                directory,
+                max_sequence=most,
+                topic_id=topic_id,
+                min_offset=start,
+            )
+            try:
+                yield from self._progress(task, restore)
+            finally:
+                restore.close()
+            result = restore.wait()
+            for text in result.notes:
+                self._note(f"task {task.id}: {text}")
+            if result.damaged:
+                self._again[str(task.id)] = result.damaged
+            if result.error is None:
+                return
+            if start == 0:
+                self._note(f"task {task.id}: the changelog is replayed from its start, since {result.error.what}")
+                return
+            if not isinstance(result.error, LocationUnreachable):
                 raise result.error
-            self._note(f"task {task.id}: the changelog is replayed from its start, since {result.error.what}")
+            self._note(f"task {task.id}: it waits for its snapshot: {result.error.what}")
+            again = self._clock.monotonic() + _ASK
+            while self._clock.monotonic() < again:
+                yield
+
+    def _progress(self, task: Task, restore: Restore) -> Iterator[None]:
+        told = self._clock.monotonic()
+        while restore.poll() is None:
+            now, (done, size) = self._clock.monotonic(), restore.progress
+            if now - told > 2:
+                told = now
+                self._note(f"task {task.id}: restoring a snapshot, {done:,} of {size:,} bytes", logging.INFO)
+            yield
 
     def check(self, task: Task, named: str) -> None:
         """`named`: the token of the location that the task's last commit names; another one than ours is refused."""
-        if named not in ("", self.token):
+        if named not in ("", self._identity.token):
+            if not self._identity.confirmed:
+                raise LocationUnreachable(
+                    f"the checkpoint location has not told yet whether it is the one of task {task.id}",
+                    where=self._location.url,
+                    fix="nothing is lost and it is tried again; check network and endpoint if it lasts",
+                )
             raise CheckpointError(
                 f"this checkpoint location is not the one that task {task.id} was last run with",
                 where=self._location.url,

@@ -67,8 +67,8 @@ class Tools:
     download: "Callable[[Task, Path, str, int, int], Iterator[None]] | None" = None
     """Brings the newest snapshot that fits into a directory; None without a checkpoint location. Topic id, start of the
     changelog, the newest commit to take."""
-    location: str = ""
-    """The token of the checkpoint location."""
+    location: Callable[[], str] | None = None
+    """What commits name as the token of the checkpoint location; None without one."""
     place: Place = field(default_factory=Place)
     """Which operator runs now."""
 
@@ -426,7 +426,7 @@ class Task:
             assert self.store is not None
             changes, self._next_tail = self._rewritten(lease, self.store.changes())
         position.tail = self._next_tail
-        position.location = self._tools.location or self.location
+        position.location = (self._tools.location() if self._tools.location else "") or self.location
         position.before = self._before
         position.tokens = self.outside.tokens
         raw = position.encode()
@@ -449,7 +449,7 @@ class Task:
         assert self.store is not None and self._changelog is not None
         settings, tail = self._tools.settings, self._tail
         if tail.rewriting is None:
-            if self._tools.location:
+            if self._tools.location is not None:
                 return list(changes), tail  # it is trimmed up to the oldest snapshot
             if tail.size < settings.changelog_bytes:
                 return list(changes), tail

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from streams.checkpoint.collect import DAY, check_shared, collect, token, verify
+from streams.checkpoint.collect import DAY, collect, token, verify
 from streams.checkpoint.location import PART
 from streams.checkpoint.manifest import list_manifests, manifest_key, object_key
 from streams.checkpoint.restore import Restore
@@ -239,10 +239,6 @@ def test_the_token(opened, tmp_path):
     first = token(location, APP)
     assert token(opened(), APP) == first
     assert token(location, "another") != first
-    check_shared(location, APP, first)
-    with pytest.raises(CheckpointError, match="not the one") as caught:
-        check_shared(location, APP, "0" * 32)
-    assert "same location" in caught.value.fix
 
 
 def test_a_store_comes_back(location, tmp_path):

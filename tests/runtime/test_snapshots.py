@@ -47,12 +47,14 @@ class Shop:
         self.feeder = self.log.writer("feed", "0")
         self.sent, self.worker, self.notes = 0, None, []
         self.location = directory / "checkpoints"
+        self.options: dict[str, str] = {}
 
     def start(self, **more):
         settings = Settings(
             state_dir=str(self.directory / "state"),
             partitions=1,
             checkpoints=str(self.location),
+            checkpoint_options=self.options,
             snapshot_interval=1000,
             snapshots_kept=2,
             **more,
