@@ -241,6 +241,7 @@ def _where(app: "App", letter: "DeadLetter") -> str:
 @click.option(
     "--state-dir", type=click.Path(path_type=Path), help="Copy the state of a worker that is stopped from here."
 )
+@click.option("--checkpoints", help="Take the newest snapshot from this checkpoint location.  [setting: checkpoints]")
 @log_options
 def debug(program: str, letter: str, debugger: str, state_dir: Path | None, file: Path | None, **options: Any) -> None:
     """Run one dead letter through PROGRAM as it is now, and stop in a debugger where it fails.
@@ -248,7 +249,9 @@ def debug(program: str, letter: str, debugger: str, state_dir: Path | None, file
     Nothing of the application is touched: the record is processed in this process, on a copy of its task's state, and
     what it gives is printed instead of written. Mend the program and run it again: it says when the record passes.
 
-    The state is that of now, not of when the record failed. Ends with status 1 if the record still fails.
+    The state is that of now, not of when the record failed. It comes from a stopped worker's --state-dir, or from the
+    newest snapshot (where workers have a checkpoint location, the changelog alone does not hold all of it), and the
+    changelog. Ends with status 1 if the record still fails.
 
     \b
     streams dlq debug fraud.pipeline:app 0:17

@@ -1,7 +1,8 @@
 """Running one dead letter through the program again, with nothing of the application touched.
 
 1. The program is placed on a view of the log that cannot be written to (`readonly`).
-2. The state of the task that had the record is copied: its changelog is replayed into a temporary directory.
+2. The state of the task that had the record is copied into a temporary directory: the newest snapshot, if there is a
+   checkpoint location, and the changelog behind it.
 3. A task is opened on the copy, in this process, without group or lease.
 4. The letter's record is its input; what comes out is kept instead of written.
 
@@ -41,6 +42,7 @@ from streams.runtime.task import Task, Tools
 
 if TYPE_CHECKING:
     from streams.app import App
+    from streams.checkpoint.location import Location
     from streams.settings import Settings
 
 Note = Callable[[str], None]
@@ -122,7 +124,7 @@ def rehearse(
 ) -> Outcome:
     """Run the letter's record through its task. `watcher` is called with each exception of a user's function, while it
     is being handled: a debugger can be started there. `state_dir`: as `streams run` was told, of a stopped worker; by
-    default the state is made from the changelog.
+    default the state is made from snapshot and changelog.
 
     Raises StreamsError where the letter cannot be placed (a timer's call, an operator that is gone), and what restoring
     raises.
@@ -142,7 +144,9 @@ def rehearse(
         if sub.stateful:
             note("restoring a copy of the task's state")
             local = _local(view, plan, task_id, state_dir)
-            sequence = restore_copy(view, plan, task_id, home / f"{sub.index}-{task_id.partition}", open_state, local)
+            where = home / f"{sub.index}-{task_id.partition}"
+            location = _location(settings) if local is None else None
+            sequence = restore_copy(view, plan, task_id, where, open_state, local=local, location=location, note=note)
         task = Task(task_id, Lease("debug", True, plan.fingerprint, sequence), tools, captured.append)
         try:
             for _ in task.open({}):
@@ -188,6 +192,14 @@ def _placed(plan: Plan, letter: DeadLetter) -> tuple[SubTopology, TaskId]:
         where=f"dead letter {letter.name}, operator {letter.operator!r}",
         fix="debug it with the program that wrote it; an operator keeps its name over changes with .named(...)",
     )
+
+
+def _location(settings: "Settings") -> "Location | None":
+    if not settings.checkpoints:
+        return None
+    from streams.checkpoint.location import Location
+
+    return Location(settings.checkpoints, settings.checkpoint_options)
 
 
 def _local(log: Log, plan: Plan, task: TaskId, state_dir: Path | None) -> Path | None:

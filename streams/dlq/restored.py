@@ -4,6 +4,7 @@ import fcntl
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streams.core.errors import StateInUse
 from streams.core.record import TopicPartition
@@ -16,23 +17,42 @@ from streams.runtime.position import TaskPosition
 from streams.state.base import StateStore
 from streams.state.changelog import Replay
 
+if TYPE_CHECKING:
+    from streams.checkpoint.location import Location
+
 OpenState = Callable[[Path], StateStore]
 
 
-def restore_copy(log: Log, plan: Plan, task: TaskId, directory: Path, open_state: OpenState, local: Path | None) -> int:
-    """Make the task's state in `directory` from its changelog, as of what is committed now; returns its sequence.
+def restore_copy(
+    log: Log,
+    plan: Plan,
+    task: TaskId,
+    directory: Path,
+    open_state: OpenState,
+    *,
+    local: Path | None = None,
+    location: "Location | None" = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Make the task's state in `directory`, as of what is committed now; returns its sequence.
 
     `local`: the directory of a worker that is stopped. Its files are copied, and only the changelog's rest is read.
-    Raises StateInUse if a worker has it open, StateMismatch if the changelog does not lead from there to its end.
+    `location`: a checkpoint location, whose newest snapshot is taken. Without either, the whole changelog is read.
+    Raises StateInUse if a worker has `local` open, StateMismatch if the changelog does not lead from there to its end,
+    CheckpointError if the location cannot be read.
     """
     changelog = plan.changelog(task.sub)
+    info, partition = plan.topics[changelog], TopicPartition(changelog, task.partition)
     if local is not None and local.exists():
         _check_unused(local)
         shutil.copytree(local, directory, ignore=shutil.ignore_patterns("LOCK"))
+    elif location is not None:
+        _download(log, plan, task, directory, location, note)
     store = open_state(directory)
     try:
-        info, partition = plan.topics[changelog], TopicPartition(changelog, task.partition)
         start = log.starts([partition])[partition]
+        if not store.mark.sequence and start and location is None:
+            note("the beginning of the changelog was trimmed; if workers have a checkpoint location, name it here, too")
         begin = max(store.mark.offset if store.mark.topic_id == info.id else 0, start)
         if log.ends([partition])[partition] > start:
             replay = Replay(store, info.id, trimmed=True)
@@ -45,6 +65,33 @@ def restore_copy(log: Log, plan: Plan, task: TaskId, directory: Path, open_state
         return store.mark.sequence
     finally:
         store.close()
+
+
+def _download(
+    log: Log, plan: Plan, task: TaskId, directory: Path, location: "Location", note: Callable[[str], None]
+) -> None:
+    """The newest snapshot that fits the log as it is now."""
+    from streams.checkpoint.restore import Restore
+
+    lease = log.leases(plan.app, [task.number])[task.number]
+    changelog = TopicPartition(plan.changelog(task.sub), task.partition)
+    restore = Restore(
+        location,
+        plan.app,
+        f"{task.sub}-{task.partition}",
+        directory,
+        max_sequence=lease.sequence if lease is not None else 0,
+        topic_id=plan.topics[changelog.topic].id,
+        min_offset=log.starts([changelog])[changelog],
+    )
+    try:
+        result = restore.wait()
+    finally:
+        restore.close()
+    for text in result.notes:
+        note(text)
+    if result.error is not None:
+        raise result.error
 
 
 def _check_unused(directory: Path) -> None:
