@@ -93,7 +93,7 @@ class Transactions:
         self._deadline_seconds = connection.timeouts.commit_seconds
         self.notices, self._deliveries = Notices(), Deliveries()
         self._broken: Callable[[], LogError] | None = None
-        self.open = False
+        self.open, self._begun = False, 0.0
         self.suspect = False
         self._helper: Helper | None = None
         self._producer: Producer | None = self._initialise()
@@ -158,7 +158,7 @@ class Transactions:
                 producer.begin_transaction()
             except RAISED as error:
                 raise self.broken(kafka_error(error), "begins a transaction") from error
-            self.open = True
+            self.open, self._begun = True, time.monotonic()
         return producer
 
     def serve(self) -> None:
@@ -285,7 +285,17 @@ class Transactions:
     def _translated(self, error: KafkaError, doing: str) -> LogError:
         if self._producer is not None and self._broken is None:
             self.notices.hear(self._producer)
-        return translate(error, f"{self._name} {doing}", self._connection, self.notices)
+        made = translate(error, f"{self._name} {doing}", self._connection, self.notices)
+        spent, limit = time.monotonic() - self._begun, self._connection.timeouts.transaction_ms / 1000
+        if isinstance(made, Fenced) and self.open and spent > limit:
+            # The coordinator ends such a transaction as a new holder would, and says the same of it.
+            return LogError(
+                f"the brokers ended a commit of {self._name}: it was open for {spent:.0f} s, longer than {limit:.0f} s",
+                where=made.where,
+                fix="one call of a function, or the rows of one poll (poll_records), take too long: make them fewer or "
+                "quicker; or the machine has too little CPU",
+            )
+        return made
 
     def _set_broken(self, error: LogError) -> LogError:
         kind: type[LogError] = Fenced if isinstance(error, Fenced) else type(error)

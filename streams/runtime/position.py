@@ -44,7 +44,7 @@ class TaskPosition(msgspec.Struct, array_like=True):
     """All inputs of a task, and the frontier: rows below this event time have been released. `drained`: the watermark;
     `stores`: the maps that the program has; `tail`: how the changelog lies; `location`: the token of
     the checkpoint location; `before`: the mark of the commit before this one; `tokens`: what sinks outside the log have
-    prepared for this commit."""
+    prepared for this commit; `types`: what the entries of the stores are (`streams.runtime.store_types`)."""
 
     inputs: dict[str, InputPosition]
     frontier: int = NEVER
@@ -54,6 +54,7 @@ class TaskPosition(msgspec.Struct, array_like=True):
     location: str = ""
     before: str = ""
     tokens: dict[str, bytes] = {}
+    types: dict[str, dict[str, str]] = {}
 
     def encode(self) -> bytes:
         return msgspec.msgpack.encode(self)

@@ -7,12 +7,16 @@ however the channels interleave, and after a restart.
 A row's turn is its event time, or, if it comes late within its own source partition, that partition's watermark at the
 row. So late rows have a place of their own in the order, too: a channel's watermark is never above the turn of a row
 that is still to come. Only a channel that was idle can bring rows behind the frontier; they go on at once.
+
+Many rows may wait, and all may go on when the channel that was behind has come. They go in pieces of whole turns, so
+that commits come in between: the brokers end a transaction that is open for too long.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from streams.core.batch import ROW, TIME, WATERMARK, Batch, Letter, Origin
@@ -64,6 +68,8 @@ class Release:
         self.merging = merging
         self.frontier = NEVER
         self.watermark = NEVER
+        self.more = False
+        """More rows could go on: call `ready` again before anything else is read."""
         self._waiting: list[list[_Waiting]] = [[] for _ in inputs]
         self._restored_frontier = NEVER
 
@@ -105,8 +111,8 @@ class Release:
         """The rows of an input that wait, by channel, in the order in which they were read."""
         return [(w.channel, w.frame.drop(_TURN, ROW, strict=False)) for w in self._waiting[index]]
 
-    def ready(self) -> dict[int, Batch]:
-        """What goes on now, by input; moves the watermark."""
+    def ready(self, most: int = 1 << 62) -> dict[int, Batch]:
+        """What goes on now, by input: about `most` rows, and all of one turn; moves the watermark."""
         merged = self.merged()
         if not self.merging:
             self.watermark = max(self.watermark, merged if merged is not None else self._highest())
@@ -118,7 +124,9 @@ class Release:
         elif merged is None:  # all channels are idle: nothing is to be waited for
             latest = [int(w.frame[_TURN].max()) + 1 for ws in self._waiting for w in ws]  # type: ignore[arg-type]
             merged = max([*latest, self._highest()])
-        self.frontier = max(self.frontier, merged)
+        until = self._bounded(merged, most)
+        self.more = until < merged
+        self.frontier = max(self.frontier, until)
         self.watermark = max(self.watermark, self.frontier - 1)
         out: dict[int, Batch] = {}
         for index, waiting in enumerate(self._waiting):
@@ -140,6 +148,17 @@ class Release:
                     frame = frame.sort(by, maintain_order=True)
                 out[index] = joined.with_frame(frame.drop(_TURN, _CHANNEL, strict=False))
         return out
+
+    def _bounded(self, until: int, most: int) -> int:
+        """The frontier up to which at most so many rows go on; one turn is never cut."""
+        waiting = [w.frame[_TURN] for ws in self._waiting for w in ws]
+        if sum(map(len, waiting)) <= most:
+            return until
+        turns = np.concatenate([turn.to_numpy() for turn in waiting])
+        turns = turns[turns < until]
+        if len(turns) <= most:
+            return until
+        return max(int(np.partition(turns, most)[most]), int(turns.min()) + 1)
 
     def _join(self, items: Sequence[_Waiting]) -> Batch | None:
         if not items:

@@ -30,10 +30,11 @@ from streams.codec.blocks import ShuffleBlock, encode_block
 from streams.core.drawing import as_text
 from streams.core.errors import CheckpointError, StateMismatch
 from streams.core.time import NEVER
-from streams.core.topology import SubTopology, Topology
+from streams.core.topology import SubTopology
 from streams.log.base import Log
 from streams.runtime.drain import SLOT, DrainWorker
 from streams.runtime.plan import Plan, lease_topic
+from streams.runtime.store_types import store_types
 from streams.runtime.task import Task
 from streams.state.base import Change
 from streams.state.changelog import encode
@@ -130,17 +131,6 @@ def described(plan: Plan, sub: SubTopology) -> SavedSub:
     types = store_types(plan.topology, sub)
     stores = tuple(SavedStore(name, types[name]) for name in sub.stores)
     return SavedSub(sub.index, plan.partitions[sub.index], inputs, stores)
-
-
-def store_types(topology: Topology, sub: SubTopology) -> dict[str, dict[str, str]]:
-    """What the entries of each store of a sub-topology are."""
-    out = {}
-    for node in sub.nodes:
-        if node.kind == "operator" and node.operator is not None:
-            types = [topology.graph.type_of(e) for e in node.inputs]
-            for store in node.operator.stores:
-                out[f"{node.id}/{store.name}"] = dict(node.operator.store_type(store.name, types))
-    return out
 
 
 def _saved(task: Task, writing: Writing) -> SavedTask:

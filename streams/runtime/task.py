@@ -35,6 +35,7 @@ from streams.runtime.outside import OutsideSinks
 from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition, mark_of
 from streams.runtime.release import Release
+from streams.runtime.store_types import check_types, digests, store_types
 from streams.runtime.watchdog import Place
 from streams.settings import Settings
 from streams.state.base import Change, Mark, StateStore
@@ -114,6 +115,8 @@ class Task:
         self.location = ""
         """The token of the checkpoint location that the last commit names."""
         self._changelog = TopicPartition(plan.changelog(id.sub), id.partition) if self.sub.stateful else None
+        self._types = store_types(plan.topology, self.sub)
+        self._digests = digests(self._types)
 
     # ---- opening and restoring
 
@@ -150,6 +153,7 @@ class Task:
             set(position.stores),
             set(self.sub.stores),
         )
+        check_types(str(self.id), position.types, self._types)
         self._tail = self._next_tail = position.tail
         self.location, self._before = position.location, mark_of(self.store.mark.position) if self.store else ""
         try:
@@ -374,9 +378,9 @@ class Task:
         self.release.add(index, item.take(records))
 
     def step(self) -> None:
-        """Process what may go on, and move event time."""
+        """Process what may go on, about as many rows as are read at a time, and move event time."""
         assert self._chain is not None
-        ready = self.release.ready()
+        ready = self.release.ready(self._tools.settings.poll_records)
         if ready:
             self.touched = True
             self._chain.process({self.inputs[i].spec.node: b for i, b in ready.items()})
@@ -421,7 +425,7 @@ class Task:
     def changelog(self, lease: Lease) -> tuple[dict[TopicPartition, Committed], bytes]:
         """Append the changelog blocks of this commit (step 4); the positions to commit, and as in the last block."""
         position = self.release.position()
-        position.stores = list(self.sub.stores)
+        position.stores, position.types = list(self.sub.stores), self._digests
         if self._changelog is not None:
             assert self.store is not None
             changes, self._next_tail = self._rewritten(lease, self.store.changes())

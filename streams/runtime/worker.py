@@ -19,7 +19,7 @@ from streams.core.errors import (
     SlotTaken,
     StateCorrupt,
 )
-from streams.core.record import Produced, TopicPartition
+from streams.core.record import Produced, Records, TopicPartition
 from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
 from streams.protocol import Lease
@@ -257,10 +257,14 @@ class Worker:
         return [t for t in self._tasks.values() if t.state is State.RUNNING]
 
     def _read(self) -> bool:
+        """Take records and process them; whether there was something to do. Nothing is read while rows that have waited
+        can go on: a turn takes about the same time, however many there are."""
         assert self._reader is not None
-        wait = 0.0 if self._restoring else min(self._wait, max(0.001, self._until_commit()))
-        got = self._reader.poll(self.settings.poll_records, wait)
-        touched: dict[int, Task] = {}
+        touched = {t.id.number: t for t in self._running() if t.release.more}
+        got: Sequence[Records] = ()
+        if not touched:
+            wait = 0.0 if self._restoring else min(self._wait, max(0.001, self._until_commit()))
+            got = self._reader.poll(self.settings.poll_records, wait)
         for records in got:
             task = self._by_partition[records.source]
             task.ingest(records.source, records)
@@ -268,7 +272,7 @@ class Worker:
         for task in touched.values():
             task.step()
             self._hold_back(task)
-        return bool(got)
+        return bool(touched)
 
     def _hold_back(self, task: Task) -> None:
         """Where inputs wait for each other: stop reading one that is far ahead, go on when it has been caught up.

@@ -15,6 +15,7 @@ from streams.core.errors import Fenced, LogError, RecordTooLarge, SlotTaken, Top
 from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, TopicSpec
 from streams.log.kafka import KafkaLog, Timeouts
+from streams.log.reading import read_all
 from streams.protocol import Lease
 from tests.kafka.steps import gather, joined, new_topic, produced, unused, values_of, wait
 
@@ -301,3 +302,26 @@ def test_of_two_processes_in_one_slot_one_gives_up(kafka, log, app):
         group.leave()
         said = other.communicate(timeout=60)[0].strip()
     assert (taken, said) in [(True, "kept"), (False, "taken")]
+
+
+@pytest.mark.slow
+def test_a_commit_that_the_brokers_ended_for_its_length_is_not_taken_for_a_second_process(kafka, app, topic):
+    """They look every ten seconds, and fence its writer as a new one would."""
+    log = KafkaLog(kafka.bootstrap, timeouts=Timeouts(transaction_ms=2_000))
+    try:
+        writer = log.writer(app, "0")
+        writer.append(Produced(topic, 0, [None], [b"open for too long"], 1))
+        with pytest.raises(LogError, match=r"was open for \d+ s, longer than 2 s") as caught:  # noqa: PT012
+            while True:
+                time.sleep(0.5)
+                writer.append(Produced(topic, 0, [None], [b"more"], 1))
+                writer.flush()
+        assert not isinstance(caught.value, Fenced)
+        writer.close()
+        again = log.writer(app, "0")
+        again.append(Produced(topic, 0, [None], [b"in time"], 1))
+        again.commit({}, {})
+        again.close()
+        assert [v for records in read_all(log, topic) for v in records.values()] == [b"in time"]
+    finally:
+        log.close()

@@ -72,7 +72,7 @@ def test_a_restart_anywhere_loses_and_doubles_nothing(seed, cut):
         times = [max(0, clock[channel] - rng.randrange(6)) for _ in range(rng.randrange(3))]
         blocks.append(block(channel, times, clock[channel], before=before))
 
-    def drive(left, order_seed=1):
+    def drive(left, order_seed=1, most=1000):
         release, out, at = release_of(), [], [0, 0]
         order = random.Random(seed + order_seed)
         while at[0] < len(direct) or at[1] < len(blocks):
@@ -83,8 +83,12 @@ def test_a_restart_anywhere_loses_and_doubles_nothing(seed, cut):
                 tp = TopicPartition("tx", 0) if which == 0 else SHUFFLE
                 release.add(which, release.inputs[which].take(FakeRecords(part, at[which], tp)))
                 at[which] += len(part)
-            for index, batch in sorted(release.ready().items()):
-                out += [(index, *r) for r in batch.frame.select("at", "card", "amount", WATERMARK).rows()]
+            release.more = True
+            while release.more:
+                for index, batch in sorted(release.ready(most).items()):
+                    out += [(index, *r) for r in batch.frame.select("at", "card", "amount", WATERMARK).rows()]
+                if left and order.random() < 0.1:
+                    break
             if left and order.random() < 0.3:
                 left -= 1
                 saved = release.position().encode()
@@ -93,9 +97,9 @@ def test_a_restart_anywhere_loses_and_doubles_nothing(seed, cut):
                 at = [i.next for i in release.inputs]
         return out
 
-    plain, restarted, otherwise = drive(0), drive(5), drive(0, 2)
-    by_turn = [[(max(r[1], r[4]), r) for r in run] for run in (plain, restarted, otherwise)]
-    assert sorted(by_turn[0]) == sorted(by_turn[1]) == sorted(by_turn[2])
+    runs = drive(0), drive(5), drive(0, 2), drive(0, most=1), drive(5, most=2)
+    by_turn = [[(max(r[1], r[4]), r) for r in run] for run in runs]
+    assert all(sorted(run) == sorted(by_turn[0]) for run in by_turn)
     for run in by_turn:
         for index in (0, 1):
             turns = [turn for turn, row in run if row[0] == index]
@@ -108,3 +112,16 @@ def test_ties_go_by_channel_then_offset():
     release.add(1, release.inputs[1].take(FakeRecords(items, source=SHUFFLE)))
     release.add(0, release.inputs[0].take(FakeRecords([tx(9)])))
     assert release.ready()[1].frame["card"].to_list() == ["s0", "s1", "s1"]
+
+
+def test_rows_that_go_on_at_once_go_in_pieces_of_whole_turns():
+    release = release_of(channels=1)
+    release.add(0, release.inputs[0].take(FakeRecords([tx(t) for t in (1, 2, 2, 2, 3, 4, 50)])))
+    release.add(1, release.inputs[1].take(FakeRecords([block(0, [4], 60)], source=SHUFFLE)))
+    pieces, marks = [], []
+    release.more = True
+    while release.more:
+        pieces.append(rows(release.ready(2)))
+        marks.append(release.watermark)
+    assert pieces == [[(0, 1)], [(0, 2), (0, 2), (0, 2)], [(0, 3)], [(0, 4), (1, 4)]]
+    assert marks == [1, 2, 3, 49]

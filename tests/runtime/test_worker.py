@@ -3,7 +3,7 @@
 import pytest
 
 from operators import Filter, KeyBy, Keyed, Value, Window, agg, tumbling, union
-from streams import App, EventTime, Schema, col
+from streams import App, EventTime, Schema, col, connect
 from streams.core.errors import StateMismatch
 
 
@@ -122,3 +122,88 @@ def test_a_store_may_be_added():
         t.send("tx", [Tx("a", 1, 1)])
         assert t.read("out") == [Seen("a", 1), Seen("a", 2)]
         assert t.read("more") == [Seen("a", 1)]
+
+
+class Text(Keyed[Tx, Seen]):
+    n = Value(str, default="")
+
+    def on_row(self, row, ctx):
+        self.n.set(self.n.get() + "x")
+        yield Seen(row.card, len(self.n.get()))
+
+
+class Renamed(Keyed[Tx, Seen]):
+    count = Value(int, default=0)
+
+    def on_row(self, row, ctx):
+        self.count.set(self.count.get() + 1)
+        yield Seen(row.card, self.count.get())
+
+
+class More(Count):
+    least = Value(int, default=0)
+
+
+@pytest.mark.parametrize(("other", "which"), [(Text, "value n: is now str"), (Renamed, "value n: is gone")])
+def test_a_value_of_another_type_or_gone_is_refused_before_a_record_is_read(other, which):
+    app, tx = program()
+    tx | Count().named("counts") | app.sink("out")
+    with app.test() as t:
+        t.send("tx", [Tx("a", 0, 1)])
+        t.restart()
+        changed, tx = program()
+        tx | other().named("counts") | changed.sink("out")
+        t.app = changed
+        with pytest.raises(StateMismatch, match=f"'counts/values' is of another type(.|\n)*{which}"):
+            t.work()
+        assert t.read("out") == [Seen("a", 1)]
+
+
+def test_a_value_may_be_added_and_then_not_be_taken_away():
+    app, tx = program()
+    tx | Count().named("counts") | app.sink("out")
+    added, tx = program()
+    tx | More().named("counts") | added.sink("out")
+    with app.test() as t:
+        t.send("tx", [Tx("a", 0, 1)])
+        t.restart()
+        t.app = added
+        t.send("tx", [Tx("a", 1, 1)])
+        assert t.read("out") == [Seen("a", 1), Seen("a", 2)]
+        t.restart()
+        t.app = app
+        with pytest.raises(StateMismatch, match="value least: is gone"):
+            t.work()
+
+
+class Both(Keyed[Tx, Seen]):
+    inputs = ("one", "other")
+    calls = 0
+
+    def on_one(self, row, ctx):
+        Both.calls += 1
+        yield Seen(row.card, row.at)
+
+    on_other = on_one
+
+
+def test_many_rows_that_waited_go_on_in_pieces_with_commits_in_between():
+    """On Kafka one long turn would outlast the transaction's timeout, and be done again for ever."""
+    app, tx = program(idle="1h")
+    other = app.source("other", Tx, key="card", start="earliest", idle="1h")
+    connect(tx, other) | Both() | app.sink("out")
+    with app.test(poll_records=50) as t:
+        t.send("tx", [Tx("a", i, 1) for i in range(1000)])
+        assert t.read("out") == []
+        worker, turn, done = t._worker, t._worker.turn, []
+
+        def counted():
+            before = Both.calls
+            turn()
+            done.append(Both.calls - before)
+
+        worker.turn, commits = counted, worker.status.commits
+        t.send("other", [Tx("a", 10_000, 1)])
+        assert [row.n for row in t.read("out")] == list(range(999))  # the last one waits for the other input
+        assert max(done) == 50
+        assert worker.status.commits - commits >= 19
