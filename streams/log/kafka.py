@@ -11,7 +11,7 @@ from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter,
 from streams.log.kafka_admin import KafkaAdmin, tasks_topic
 from streams.log.kafka_group import KafkaGroup, KafkaOutsider
 from streams.log.kafka_reader import KafkaReader
-from streams.log.kafka_settings import Connection, Timeouts
+from streams.log.kafka_settings import Connection, Patience, Timeouts
 from streams.log.kafka_transactions import Transactions
 from streams.log.kafka_writer import KafkaClaim, KafkaWriter
 from streams.protocol import Lease
@@ -41,6 +41,7 @@ class KafkaLog(Log):
         self._connection = Connection(brokers, dict(settings or {}), timeouts or Timeouts())
         self.name, self.option = brokers, f" --brokers {brokers}"
         self._admin = KafkaAdmin(self._connection)
+        self._patience = Patience(self._connection.transaction_ms)
         self._outsiders: dict[str, KafkaOutsider] = {}
         self._lock = threading.Lock()
 
@@ -71,7 +72,7 @@ class KafkaLog(Log):
             if group is None:
                 admin.ensure_tasks(app, count)  # a group has seen to it
 
-        return KafkaWriter(self._connection, admin, app, slot, self._members(app, group), ensure_tasks)
+        return KafkaWriter(self._connection, admin, app, slot, self._members(app, group), ensure_tasks, self._patience)
 
     def group(self, app: str, slot: str, tasks: int) -> Group:
         _check_slot(slot)

@@ -40,6 +40,8 @@ OURS = frozenset(
     }
 )
 _OF_MEMBERS = "max.poll.interval.ms"  # a reader of partitions that it is told may be silent as long as it likes
+_OPEN = "transaction.timeout.ms"
+_LONGEST = 900_000  # milliseconds: what brokers allow by default (transaction.max.timeout.ms)
 # A fatal error is raised wherever callbacks are served; if one of them runs then, it ends in a SystemError instead.
 RAISED = (KafkaException, SystemError)
 UNSAID = KafkaError(KafkaError._FATAL, "a fatal error, and no word which")
@@ -111,6 +113,29 @@ class Notices:
             self.coordinator_losses += "TxnCoordinator" in line
 
 
+class Patience:
+    """How long the brokers are asked to let a writer's transaction be open: as the timeouts say, and after one that
+    took longer twice as long as that one took.
+
+    Work that takes longer than the brokers wait would else be redone for ever. Kept short until then, since it is how
+    long a transaction that nobody ends blocks those who read.
+    """
+
+    def __init__(self, milliseconds: int) -> None:
+        self._least, self._most, self.milliseconds = milliseconds, _LONGEST, milliseconds
+
+    def exceeded(self, seconds: float) -> None:
+        """The brokers ended a transaction that was open for so long."""
+        self.milliseconds = max(self.milliseconds, min(int(seconds * 2000), self._most))
+
+    def refused(self) -> bool:
+        """The brokers do not allow so long. False if it is what it was at first: there is nothing to try."""
+        if self.milliseconds == self._least:
+            return False
+        self.milliseconds = self._most = max(self.milliseconds // 2, self._least)
+        return True
+
+
 @dataclass(frozen=True)
 class Connection:
     """Where the brokers are and how clients talk to them. `settings` go to every client and are never shown."""
@@ -142,7 +167,7 @@ class Connection:
             "socket.nagle.disable": True,
             "reconnect.backoff.max.ms": 1_000,
         }
-        given = {name: value for name, value in self.settings.items() if name != _OF_MEMBERS}
+        given = {name: value for name, value in self.settings.items() if name not in (_OF_MEMBERS, _OPEN)}
         try:
             return kind({**common, **ours, **given})
         except (KafkaException, TypeError, ValueError) as error:
@@ -164,23 +189,31 @@ class Connection:
     @property
     def max_poll_ms(self) -> int:
         """How long a member may not poll: librdkafka's setting where the user has given it."""
-        given = self.settings.get(_OF_MEMBERS, self.timeouts.max_poll_ms)
+        return self._milliseconds(_OF_MEMBERS, self.timeouts.max_poll_ms)
+
+    @property
+    def transaction_ms(self) -> int:
+        """How long a transaction may be open, at first: librdkafka's setting where the user has given it."""
+        return self._milliseconds(_OPEN, self.timeouts.transaction_ms)
+
+    def _milliseconds(self, name: str, ours: int) -> int:
+        given = self.settings.get(name, ours)
         try:
             return int(given)
         except ValueError:
             raise SettingsError(
-                f"{_OF_MEMBERS} = {given!r} is no number of milliseconds", where=f"Kafka at {self.brokers}"
+                f"{name} = {given!r} is no number of milliseconds", where=f"Kafka at {self.brokers}"
             ) from None
 
     # ---- the kinds of clients
 
-    def producer(self, transactional_id: str) -> dict[str, Any]:
+    def producer(self, transactional_id: str, open_ms: int) -> dict[str, Any]:
         """For a transactional producer. librdkafka's queue is bounded: a full one makes `append` wait."""
         return {
             "transactional.id": transactional_id,
             "log_level": INFO,  # so that a lost coordinator is noticed
-            "transaction.timeout.ms": self.timeouts.transaction_ms,
-            "socket.timeout.ms": min(10_000, self.timeouts.transaction_ms - 100),
+            _OPEN: open_ms,
+            "socket.timeout.ms": min(10_000, open_ms - 100),
             "topic.metadata.propagation.max.ms": 5_000,
             "retry.backoff.ms": 10,
             "retry.backoff.max.ms": 100,

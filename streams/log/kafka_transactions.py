@@ -11,7 +11,7 @@ from confluent_kafka import TopicPartition as Place
 
 from streams.core.errors import Fenced, LogError, LogUnreachable
 from streams.log.kafka_errors import CONNECTION, translate, unreachable
-from streams.log.kafka_settings import RAISED, UNSAID, Connection, Notices, kafka_error
+from streams.log.kafka_settings import RAISED, UNSAID, Connection, Notices, Patience, kafka_error
 
 STEP = 0.05  # seconds between looks while a producer is opened
 SLOW = 5.0  # seconds: a commit that took longer is suspect
@@ -88,15 +88,19 @@ class Transactions:
     succeed; but a copy of a request may still be under way and hit a later transaction, so open a new one.
     """
 
-    def __init__(self, connection: Connection, transactional_id: str, name: str) -> None:
+    def __init__(
+        self, connection: Connection, transactional_id: str, name: str, patience: Patience | None = None
+    ) -> None:
         self._connection, self._id, self._name = connection, transactional_id, name
+        self._patience = patience or Patience(connection.transaction_ms)
         self._deadline_seconds = connection.timeouts.commit_seconds
         self.notices, self._deliveries = Notices(), Deliveries()
         self._broken: Callable[[], LogError] | None = None
         self.open, self._begun = False, 0.0
         self.suspect = False
         self._helper: Helper | None = None
-        self._producer: Producer | None = self._initialise()
+        self._producer: Producer | None = None
+        self._producer = self._initialise()
         self._losses = self.notices.coordinator_losses  # those before the last commit
         self._all_losses = self.notices.losses
 
@@ -108,11 +112,13 @@ class Transactions:
         1. Build a producer and initialise it, looking every 50 ms.
         2. The broker is still ending the earlier holder's transaction: librdkafka would ask again after 500 ms. Since
            that request has been answered, none is under way: start with a new producer (0.15 instead of 0.57 s).
-        3. Give up when no answer comes in time.
+        3. The brokers do not let transactions be open for so long as it has become: ask for less.
+        4. Give up when no answer comes in time.
         """
         deadline = time.monotonic() + self._connection.timeouts.reach_seconds
-        settings = {**self._connection.producer(self._id), "on_delivery": self._deliveries}
         while True:
+            ours = self._connection.producer(self._id, self._patience.milliseconds)
+            settings = {**ours, "on_delivery": self._deliveries}
             producer = self._connection.build(Producer, self.notices, settings)
             while True:
                 try:
@@ -123,6 +129,9 @@ class Transactions:
                     self.notices.hear(producer)
                     late = time.monotonic() > deadline
                     if reason.code() == KafkaError.CONCURRENT_TRANSACTIONS and not late:
+                        break
+                    if reason.code() == KafkaError.INVALID_TRANSACTION_TIMEOUT and self._patience.refused():
+                        self.notices.fatal = None
                         break
                     if late and reason.code() in CONNECTION:
                         raise unreachable(
@@ -286,14 +295,16 @@ class Transactions:
         if self._producer is not None and self._broken is None:
             self.notices.hear(self._producer)
         made = translate(error, f"{self._name} {doing}", self._connection, self.notices)
-        spent, limit = time.monotonic() - self._begun, self._connection.timeouts.transaction_ms / 1000
+        spent, limit = time.monotonic() - self._begun, self._patience.milliseconds / 1000
         if isinstance(made, Fenced) and self.open and spent > limit:
             # The coordinator ends such a transaction as a new holder would, and says the same of it.
+            self._patience.exceeded(spent)
             return LogError(
-                f"the brokers ended a commit of {self._name}: it was open for {spent:.0f} s, longer than {limit:.0f} s",
+                f"the brokers ended a commit of {self._name}: it was open for {spent:.0f} s, longer than {limit:.0f} s "
+                f"(the next one may take {self._patience.milliseconds / 1000:.0f} s)",
                 where=made.where,
-                fix="one call of a function, or the rows of one poll (poll_records), take too long: make them fewer or "
-                "quicker; or the machine has too little CPU",
+                fix="if that happens often: one call of a function, the rows of one poll (poll_records), or what one "
+                "moment of event time gives takes long: make them fewer or quicker; or the machine has too little CPU",
             )
         return made
 

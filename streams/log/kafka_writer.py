@@ -15,7 +15,7 @@ from streams.core.record import Produced, TopicPartition
 from streams.log.base import Claim, LogWriter, Positions
 from streams.log.kafka_admin import KafkaAdmin, tasks_topic
 from streams.log.kafka_errors import unreachable
-from streams.log.kafka_settings import Connection
+from streams.log.kafka_settings import Connection, Patience
 from streams.log.kafka_transactions import Transactions
 from streams.protocol import Lease
 
@@ -49,10 +49,12 @@ class KafkaWriter(LogWriter):
         slot: str,
         members: Members,
         ensure_tasks: Callable[[int], None],
+        patience: Patience | None = None,
     ) -> None:
         self._connection, self._admin, self._app = connection, admin, app
         self._members, self._ensure_tasks = members, ensure_tasks
-        self._transactions = Transactions(connection, f"{app}-{slot}", f"the writer of slot {slot!r} of {app!r}")
+        name = f"the writer of slot {slot!r} of {app!r}"
+        self._transactions = Transactions(connection, f"{app}-{slot}", name, patience)
         self._pending = 0
         self._spoiled = ""
 

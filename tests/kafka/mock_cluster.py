@@ -8,7 +8,8 @@ from typing import Self
 
 import confluent_kafka
 
-PRODUCE, ADD_PARTITIONS, ADD_OFFSETS, END_TXN, TXN_OFFSET_COMMIT = 0, 24, 25, 26, 28  # the protocol's numbers
+PRODUCE, INIT_PRODUCER_ID, ADD_PARTITIONS, ADD_OFFSETS, END_TXN, TXN_OFFSET_COMMIT = 0, 22, 24, 25, 26, 28
+"""The protocol's numbers."""
 TRANSPORT = -195  # the connection breaks before the request is carried out
 _BROKER = 1
 _Pointer = ctypes.c_void_p

@@ -18,6 +18,7 @@ from tests.kafka.mock_cluster import (
     ADD_OFFSETS,
     ADD_PARTITIONS,
     END_TXN,
+    INIT_PRODUCER_ID,
     PRODUCE,
     TRANSPORT,
     TXN_OFFSET_COMMIT,
@@ -153,6 +154,12 @@ def test_what_passes_is_waited_for(shared, request_kind, code):
     shared.answer(request_kind, (code, 0))
     append_and_commit(writer)
     assert not writer.suspect
+
+
+def test_a_writer_that_may_not_be_opened_says_why(shared):
+    shared.answer(INIT_PRODUCER_ID, (KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, 0))
+    with pytest.raises(LogError, match=r"(?s)writer of slot 'w1' of 'app' is opened.*Transactional"):
+        open_writer(shared)
 
 
 # ---- commits in doubt

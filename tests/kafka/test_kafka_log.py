@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
-from streams.core.errors import Fenced, LogError, RecordTooLarge, SlotTaken, TopicMismatch, TopicMissing
+from streams.core.errors import Fenced, LogError, RecordTooLarge, SettingsError, SlotTaken, TopicMismatch, TopicMissing
 from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, TopicSpec
 from streams.log.kafka import KafkaLog, Timeouts
@@ -318,6 +318,7 @@ def test_a_commit_that_the_brokers_ended_for_its_length_is_not_taken_for_a_secon
                 writer.append(Produced(topic, 0, [None], [b"more"], 1))
                 writer.flush()
         assert not isinstance(caught.value, Fenced)
+        assert log._patience.milliseconds > 4_000
         writer.close()
         again = log.writer(app, "0")
         again.append(Produced(topic, 0, [None], [b"in time"], 1))
@@ -326,3 +327,28 @@ def test_a_commit_that_the_brokers_ended_for_its_length_is_not_taken_for_a_secon
         assert [v for records in read_all(log, topic) for v in records.values()] == [b"in time"]
     finally:
         log.close()
+
+
+def test_a_transaction_may_be_open_twice_as_long_as_one_that_took_too_long_but_no_longer_than_brokers_allow(
+    kafka, app, topic
+):
+    log = KafkaLog(kafka.bootstrap)
+    try:
+        patience = log._patience
+        patience.exceeded(20)
+        patience.exceeded(1)
+        assert patience.milliseconds == 40_000
+        patience.milliseconds = 2_000_000  # brokers allow 900,000
+        writer = log.writer(app, "0")
+        assert patience.milliseconds == 500_000
+        writer.append(Produced(topic, 0, [None], [b"in time"], 1))
+        writer.commit({}, {})
+        writer.close()
+        patience.exceeded(100_000)
+        assert patience.milliseconds == 500_000
+    finally:
+        log.close()
+    with pytest.raises(LogError, match="transaction timeout"):
+        KafkaLog(kafka.bootstrap, {"transaction.timeout.ms": "2000000"}).writer(app, "0")
+    with pytest.raises(SettingsError, match="no number of milliseconds"):
+        KafkaLog(kafka.bootstrap, {"transaction.timeout.ms": "soon"})
