@@ -7,6 +7,7 @@ Starts are big-endian with the sign flipped, so rows lie in the order (window, k
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ class WindowStore:
         self._signed = head is not None
         self.closed = NEVER if head is None else instant_of(head)
         self.starts: set[int] = set()
-        place = _CLOSED + b"\x00"
+        self._place = place = _CLOSED + b"\x00"
         while (found := next(iter(store.scan(place)), None)) is not None:
             start = instant_of(found[0])
             self.starts.add(start)
@@ -53,18 +54,26 @@ class WindowStore:
         values = [initial if v is None else v for v in self._store.get_many(keys)]
         return np.frombuffer(b"".join(values), self._layout)
 
-    def close(self, start: int) -> tuple[list[bytes], npt.NDArray[np.void]]:
-        """Take out the rows of all windows up to this one."""
-        if not any(s <= start for s in self.starts):
-            return [], np.empty(0, self._layout)
+    def over(self, start: int) -> bool:
+        """Whether windows up to this one have rows here."""
+        return any(s <= start for s in self.starts)
+
+    def close(self, start: int, most: int) -> tuple[list[bytes], npt.NDArray[np.void], bytes | None]:
+        """Take out the rows of all windows up to this one, in order, at most so many; and the last key if there may be
+        more: no row is to be put before it from then on."""
+        if not self.over(start):
+            return [], np.empty(0, self._layout), None
         keys, values = [], []
-        for key, value in self._store.scan(_CLOSED + b"\x00", instant_bytes(start + 1)):
+        for key, value in islice(self._store.scan(self._place, instant_bytes(start + 1)), most):
             keys.append(key)
             values.append(value)
-        self.starts = {s for s in self.starts if s > start}
+        last = keys[-1] if len(keys) == most else None
+        self._place = instant_bytes(start + 1) if last is None else last + b"\x00"
+        kept = start + 1 if last is None else instant_of(last)
+        self.starts = {s for s in self.starts if s >= kept}
         self._keys += keys
         self._values += [None] * len(keys)
-        return keys, np.frombuffer(b"".join(values), self._layout)
+        return keys, np.frombuffer(b"".join(values), self._layout), last
 
     def put(self, keys: Sequence[bytes], rows: npt.NDArray[np.void], starts: npt.NDArray[np.int64]) -> None:
         """Write rows."""

@@ -42,6 +42,11 @@ class Context(Protocol):
         """How many rows of state the operator may keep in memory between commits."""
         ...
 
+    @property
+    def piece_rows(self) -> int:
+        """About how many stored rows should go out at once, where there may be millions: see `Operator.unfinished`."""
+        ...
+
     def failures(self, policy: Policy | None) -> Failures:
         """What becomes of rows on which a user's function fails; None: as the app says."""
         ...
@@ -107,6 +112,10 @@ class Operator(ABC):
 
     id: str | None = None
     """The stable id: state is found by it. Set it with `named`."""
+
+    unfinished: bool = False
+    """After `drain` or `open`: outputs are left for the next drain, which follows at once: in pieces, since the brokers
+    end a commit that takes too long. What is left lies in the stores, and `hold` keeps event time behind it."""
 
     def named(self, id: str) -> Self:
         """A copy of the operator with this stable id."""

@@ -306,6 +306,9 @@ class Transactions:
                 fix="if that happens often: one call of a function, the rows of one poll (poll_records), or what one "
                 "moment of event time gives takes long: make them fewer or quicker; or the machine has too little CPU",
             )
+        if error.code() == KafkaError._MSG_TIMED_OUT and self.open and spent > 0.9 * limit:
+            # A record waits no longer than its transaction may be open: the brokers are away, or it was a long queue.
+            self._patience.exceeded(spent)
         return made
 
     def _set_broken(self, error: LogError) -> LogError:

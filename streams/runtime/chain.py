@@ -42,6 +42,7 @@ class NodeContext:
     output: StreamType
     partition: int
     cache_rows: int
+    piece_rows: int
     channels: int
     open_store: OpenStore
     letters: DeadLetters
@@ -97,6 +98,7 @@ class Chain:
         partition: int,
         channels: int,
         cache_rows: int,
+        piece_rows: int,
         open_store: OpenStore,
         emit: Emit,
         on_error: Policy = "dead-letter",
@@ -124,6 +126,7 @@ class Chain:
                 node.type,
                 partition,
                 cache_rows,
+                piece_rows,
                 channels,
                 lambda name, _, caching=caching: open_store(name, caching[name]),  # type: ignore[misc]
                 self.letters,
@@ -148,9 +151,20 @@ class Chain:
         """Event time has moved."""
         self._run({}, watermark, False)
 
-    def drain(self) -> None:
-        """A commit begins: everything goes to the stores and the exits."""
+    def drain(self, watermark: int = NEVER) -> None:
+        """A commit begins: everything goes to the stores and the exits.
+
+        An operator that gives rows at a commit lets event time pass only then: what is behind it advances after that,
+        and drains again, in the same commit. So no result waits until the next record comes.
+        """
         self._run({}, None, True)
+        while any(s.operator is not None and self._watermark_of(s.node, NEVER) > s.watermark for s in self._steps):
+            self._run({}, watermark, True)
+
+    @property
+    def unfinished(self) -> bool:
+        """Some operator has outputs left for the next drain."""
+        return any(s.operator.unfinished for s in self._steps if s.operator is not None)
 
     def operator(self, node: str) -> Operator | None:
         """The operator of this id as it is opened here; None if it is not."""

@@ -4,8 +4,9 @@ Each row carries the watermark of its own source partition at that row: the runn
 included, minus the allowed disorder. So lateness does not depend on how the input is cut into batches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,17 +36,16 @@ class RecordOrigin:
 
     records: Records
 
-    def letter(self, row: int) -> Letter:
+    @cached_property
+    def _columns(self) -> tuple[Sequence[Any], ...]:
+        """Made once for all letters: a whole run of records may be bad."""
         records = self.records
-        return Letter(
-            records.values()[row] or b"",
-            records.keys()[row],
-            records.source.topic,
-            records.source.partition,
-            records.offsets()[row],
-            records.timestamps()[row],
-            headers=records.headers()[row] or (),
-        )
+        return records.values(), records.keys(), records.offsets(), records.timestamps(), records.headers()
+
+    def letter(self, row: int) -> Letter:
+        value, key, offset, timestamp, headers = (column[row] for column in self._columns)
+        source = self.records.source
+        return Letter(value or b"", key, source.topic, source.partition, offset, timestamp, headers=headers or ())
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ _MARKER_SECONDS = 0.2
 _NO_PROGRESS = 60.0  # seconds without anything to replay, far above the timeout of a transaction
 
 
+def piece_rows(settings: Settings) -> int:
+    """How many stored rows an operator gives in a commit where millions may be due at once: some tenths of a second."""
+    return 5 * settings.poll_records
+
+
 class State(Enum):
     CREATED = "created"
     RESTORING = "restoring"
@@ -167,6 +172,8 @@ class Task:
         if self.release.watermark > NEVER:
             self._advanced = self.release.watermark
             self.chain.advance(self._advanced)
+        if self.chain.unfinished:
+            self.touched = True
         if self._shuffles:
             # What the readers were told is not kept: tell them again, or a marker that was due when the last worker
             # died would never come, if there is nothing left to read.
@@ -343,6 +350,7 @@ class Task:
             partition=self.id.partition,
             channels=self.channels,
             cache_rows=max(1000, self._tools.settings.cache_bytes // 256),
+            piece_rows=piece_rows(self._tools.settings),
             open_store=self._open_map,
             emit=self._emit,
             on_error=plan.topology.graph.on_error,
@@ -407,7 +415,7 @@ class Task:
     def drain(self, now: float) -> None:
         """A commit begins: results, shuffle blocks and dead letters go to the open commit."""
         assert self._chain is not None
-        self._chain.drain()
+        self._chain.drain(self._advanced)
         marks = self._chain.output_watermarks()
         idle = all(c.idle for i in self.inputs for c in i.channels.values())
         marker = now - self._marked_at >= _MARKER_SECONDS or idle
@@ -494,7 +502,7 @@ class Task:
             self.store.commit(Mark(lease.sequence, topic_id, known, position))
             self._tail, self._before = self._next_tail, mark_of(position)
         # Markers that were not due yet go out with the next commit; and it notes that tokens are published.
-        self.touched = self._untold or bool(self.outside.tokens)
+        self.touched = self._untold or bool(self.outside.tokens) or self.chain.unfinished
         self.oldest = None
 
     @property

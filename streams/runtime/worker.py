@@ -309,7 +309,7 @@ class Worker:
         running = self._running()
         if not any(t.touched for t in running):
             return False
-        if self._until_commit() <= 0:
+        if self._until_commit() <= 0 or any(t.chain.unfinished for t in running):
             return True
         assert self._writer is not None
         if self._writer.pending + sum(t.outside.rows for t in running) >= self.settings.open_records:

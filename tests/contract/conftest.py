@@ -15,9 +15,11 @@ def log(request, tmp_path):
 
         made: Log = EmbeddedLog(tmp_path)
     else:
-        from streams.log.kafka import KafkaLog
+        from streams.log.kafka import KafkaLog, Timeouts
 
-        made = KafkaLog(request.getfixturevalue("kafka").bootstrap, {})
+        # A machine under load can stand still for longer than a message waits by default.
+        patient = Timeouts(transaction_ms=60_000, commit_seconds=60.0)
+        made = KafkaLog(request.getfixturevalue("kafka").bootstrap, timeouts=patient)
     yield made
     made.close()
 

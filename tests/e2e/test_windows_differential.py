@@ -204,3 +204,29 @@ def test_the_last_early_result_is_the_final_one(shape: str, step: str | None) ->
         windows, late = expected(written(t, "events"))
         assert set(last.values()) == set(windows)
         assert sorted(row.id for row in t.read("late")) == late
+
+
+@pytest.mark.parametrize("poll", [1, 2, 1000])
+@pytest.mark.parametrize("step", [None, *STEPS])
+def test_a_window_of_many_keys_closes_in_pieces_and_nothing_behind_it_comes_late(poll: int, step: str | None) -> None:
+    """Five times as many stored rows as are read at a time go out in a commit; here 60 are over at once."""
+    app = App("pieces")
+    events = app.source("events", Event, key="card", start="earliest", idle="3650d")
+    minutes = events | Window(tumbling("1m"), [agg.count().alias("n")])
+    minutes | app.sink("minutes")
+    minutes | Window(tumbling("1h"), [agg.sum("n").alias("n"), agg.count().alias("minutes")]) | app.sink("hours")
+    rows = [Event(i, i // 60, f"c{i % 60}", "d", None, None) for i in range(180)]
+    with app.test(partitions=1, poll_records=poll) as t:
+        t.send("events", rows)
+        if step:
+            t.crash(at=step)
+        t.send("events", [Event(1000, 2 * 3_600_000, "c7", "d", None, None)])
+        if step:
+            t.crash(at=step)
+        t.send("events", [Event(1001, 9 * 3_600_000, "far", "d", None, None)])
+        found = [json.loads(v) for v in t.read_raw("minutes")]
+        assert [(r["card"], r["n"]) for r in found[:60]] == [(c, 3) for c in sorted(f"c{i}" for i in range(60))]
+        assert [r["card"] for r in found[60:]] == ["c7"]
+        hours = sorted((r["card"], r["window_start"], r["n"]) for r in map(json.loads, t.read_raw("hours")))
+        assert hours == sorted([*((f"c{i}", 0, 3) for i in range(60)), ("c7", 2 * 3_600_000, 1)])
+        assert t.crashes == (2 if step else 0)

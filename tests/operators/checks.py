@@ -109,9 +109,15 @@ class FakeContext:
     """What an operator is told, over stores in memory. `made` collects what it tells."""
 
     def __init__(
-        self, inputs: Sequence[StreamType], output: StreamType, stores: dict[str, DictStore], channels: int, cache: int
+        self,
+        inputs: Sequence[StreamType],
+        output: StreamType,
+        stores: dict[str, DictStore],
+        channels: int,
+        cache: int,
+        piece: int,
     ) -> None:
-        self.operator_id = "op"
+        self.operator_id, self.piece_rows = "op", piece
         self.inputs, self.output, self.channels, self.cache_rows = inputs, output, channels, cache
         self.partition = 0
         self.made = Made()
@@ -144,8 +150,10 @@ class FakeContext:
 class Task:
     """One operator of one task: rows go in, commits make outputs and state last, a crash drops what is uncommitted."""
 
-    def __init__(self, operator: Operator, *inputs: StreamType, channels: int = 1, cache: int = 1_000_000) -> None:
-        self.template, self.inputs = operator, inputs
+    def __init__(
+        self, operator: Operator, *inputs: StreamType, channels: int = 1, cache: int = 1_000_000, piece: int = 1_000_000
+    ) -> None:
+        self.template, self.inputs, self.piece = operator, inputs, piece
         self.output = operator.bind(*inputs)
         self.channels, self.cache = channels, cache
         self.stores = {s.name: DictStore() for s in operator.stores}
@@ -159,7 +167,7 @@ class Task:
             working[name] = DictStore()
             working[name].data = dict(store.data)
         self._working = working
-        self.context = FakeContext(self.inputs, self.output, working, self.channels, self.cache)
+        self.context = FakeContext(self.inputs, self.output, working, self.channels, self.cache, self.piece)
         self.operator = copy.copy(self.template)
         self.operator.open(self.context)
 
@@ -262,6 +270,10 @@ def drive(task: Task, releases: Iterable[Release], *, every: int = 0, reopen: bo
     if end:
         task.give([], FOREVER)
     task.commit()
+    while task.operator.unfinished:
+        task.commit()
+        if reopen:
+            task.open()
     return task.committed
 
 
@@ -291,8 +303,8 @@ def check(
             return cut(frames[0], size)
         return merge(frames, [size + i for i in range(len(frames))])
 
-    def task(cache: int = 1_000_000) -> Task:
-        return Task(operator, *inputs, channels=len(frames), cache=cache)
+    def task(cache: int = 1_000_000, piece: int = 1_000_000) -> Task:
+        return Task(operator, *inputs, channels=len(frames), cache=cache, piece=piece)
 
     expected = drive(task(), releases(1000), end=end)
     want = summary(expected)
@@ -303,6 +315,9 @@ def check(
             )
     same(want, summary(drive(task(), releases(7), every=2, reopen=True, end=end)), "reopened after each commit")
     same(want, summary(drive(task(2), releases(7), every=2, end=end)), "a cache of two rows")
+    for reopen in (False, True):
+        pieces = drive(task(piece=2), releases(7), every=2, reopen=reopen, end=end)
+        same(want, summary(pieces), f"pieces of two stored rows, {reopen=}")
     same(want, summary(_crashing(task(), releases(7), end)), "crashes in mid-stream")
     _failing(task(), releases(7))
     last = task()

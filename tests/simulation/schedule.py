@@ -80,6 +80,7 @@ class Schedule:
         with (
             patch("streams.runtime.leases.ThreadPoolExecutor", _Inline),
             patch("streams.runtime.task.CHUNK", 60),
+            patch("streams.runtime.task.piece_rows", lambda settings: 1),
             patch("streams.runtime.worker._TRIM", 0.4),
         ):
             try:
