@@ -14,9 +14,9 @@ ROOT = Path(__file__).parent.parent.parent
 def command(*arguments: str) -> str:
     """What the command says; it must end well. Its lines name the seed of whatever was found.
 
-    It takes minutes of both cores, so it leaves them to tests that run beside it.
+    One core, as a test that runs beside another one should; and that one first, since it may be held to real time.
     """
-    line = ["nice", "-n", "19", sys.executable, "-m", "tests.simulation", *arguments]
+    line = ["nice", "-n", "10", sys.executable, "-m", "tests.simulation", "--processes", "1", *arguments]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -29,9 +29,9 @@ def test_a_seed_replays_exactly():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(0, 2000, 500))
+@pytest.mark.parametrize("first", range(0, 2000, 200))
 def test_2000_schedules_break_no_promise(first):
-    assert "500 schedules" in command("--seeds", "500", "--first", f"{first}")
+    assert "200 schedules" in command("--seeds", "200", "--first", f"{first}")
 
 
 @pytest.mark.slow
