@@ -218,6 +218,7 @@ def make_worker(
         state_dir,
         say,
         download=snapshots.restore if snapshots is not None else None,
+        corrupted=snapshots.corrupted if snapshots is not None else None,
         location=snapshots.token if snapshots is not None else None,
     )
     metrics = Metrics()

@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -36,7 +37,9 @@ class Restore:
 
     Fits: of this changelog (`topic_id`), not beyond the lease's commit (`max_sequence`), not before the changelog's
     start (`min_offset`), of a layout that is known (`store_format`). One with damage is passed over and the next older
-    one is taken; what lies in the directory in the end was checked by size and hash. The directory is made in one
+    one is taken; what lies in the directory in the end was checked by size and hash. Those in `doubted` (number and
+    writer), whose stores were found to be damaged inside, come last, and not at all where the changelog alone will do
+    (`min_offset` 0). The directory is made in one
     step at the end; a process that dies leaves `<directory>.restoring`, which the next restore deletes.
 
     Restores hold no lease on the objects: only the task's owner restores, and only the owner's new snapshots could push
@@ -56,9 +59,11 @@ class Restore:
         topic_id: str,
         min_offset: int = 0,
         store_format: int = 1,
+        doubted: Collection[tuple[int, str]] = (),
     ) -> None:
         self._location, self._app, self._task, self._directory = location, app, task, directory
         self._most, self._topic, self._least, self._format = max_sequence, topic_id, min_offset, store_format
+        self._doubted = set(doubted)
         self.progress = (0, 0)
         self._stop, self._result = threading.Event(), None
         self._notes: list[str] = []
@@ -116,6 +121,7 @@ class Restore:
     def _fitting(self) -> list[Manifest]:
         """Best first."""
         found: list[Manifest] = []
+        last: list[Manifest] = []
         for listed in list_manifests(self._location, self._app, self._task):
             manifest, why = listed.manifest, listed.problem
             if manifest is None:
@@ -129,10 +135,14 @@ class Restore:
             elif manifest.store_format > self._format:
                 why = f"its store has layout {manifest.store_format}, this program knows up to {self._format}"
             else:
-                found.append(manifest)
-                continue
+                if (manifest.number, manifest.writer) not in self._doubted:
+                    found.append(manifest)
+                    continue
+                why = "a store that was made from it was damaged"
+                if self._least:
+                    last.append(manifest)
             self._note(f"snapshot {listed.number} is passed over: {why}")
-        return sorted(found, key=lambda m: (m.sequence, m.number), reverse=True)
+        return _newest_first(found) + _newest_first(last)
 
     def _note(self, text: str) -> None:
         if text not in self._notes:
@@ -183,3 +193,7 @@ class Restore:
     def _wanted(self) -> None:
         if self._stop.is_set():
             raise Abandoned
+
+
+def _newest_first(manifests: list[Manifest]) -> list[Manifest]:
+    return sorted(manifests, key=lambda m: (m.sequence, m.number), reverse=True)

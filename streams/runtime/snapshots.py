@@ -61,6 +61,10 @@ class Snapshots:
         self._due: dict[str, float] = {}
         self._verified: set[str] = set()  # whose files were read whole since the task was opened here
         self._done: dict[str, int] = {}  # the sequence of the last snapshot
+        self._made_from: dict[
+            str, tuple[int, str]
+        ] = {}  # which snapshot a store was restored from here, until verified
+        self._doubted: dict[str, set[tuple[int, str]]] = {}
         self._flushing: dict[str, Future[None]] = {}
         self._put_off: dict[str, int] = {}
         self._again: dict[str, frozenset[str]] = {}
@@ -158,6 +162,8 @@ class Snapshots:
             metrics.snapshot_time.labels(task).set(self._clock.now() / 1000)
             self._done[task] = outcome.mark.sequence
             self._verified.add(task)
+            self._made_from.pop(task, None)
+            self._doubted.pop(task, None)
             self._note(
                 f"task {task}: snapshot {outcome.number} at commit {outcome.mark.sequence}: {outcome.uploaded:,} bytes "
                 f"uploaded of {outcome.size:,} in {outcome.seconds:.1f} s",
@@ -166,6 +172,13 @@ class Snapshots:
             )
             if outcome.trim is not None:
                 self._floors[task] = outcome.trim
+
+    def corrupted(self, task: Task) -> None:
+        """The task's store is damaged. The snapshot that it was made from, if it was never verified since, is doubted: its
+        files are as they were uploaded, but may have been damaged before. Others are tried first."""
+        made_from = self._made_from.pop(str(task.id), None)
+        if made_from is not None:
+            self._doubted.setdefault(str(task.id), set()).add(made_from)
 
     def floor(self, task: Task) -> int | None:
         """The changelog's offset below which no snapshot that is kept needs it; None if that is not known."""
@@ -195,6 +208,7 @@ class Snapshots:
                 max_sequence=most,
                 topic_id=topic_id,
                 min_offset=start,
+                doubted=self._doubted.get(str(task.id), ()),
             )
             try:
                 yield from self._progress(task, restore)
@@ -203,6 +217,8 @@ class Snapshots:
             result = restore.wait()
             for text in result.notes:
                 self._note(f"task {task.id}: {text}")
+            if result.manifest is not None:
+                self._made_from[str(task.id)] = result.manifest.number, result.manifest.writer
             if result.damaged:
                 self._again[str(task.id)] = result.damaged
             if result.error is None:

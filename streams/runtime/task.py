@@ -73,6 +73,8 @@ class Tools:
     download: "Callable[[Task, Path, str, int, int], Iterator[None]] | None" = None
     """Brings the newest snapshot that fits into a directory; None without a checkpoint location. Topic id, start of the
     changelog, the newest commit to take."""
+    corrupted: "Callable[[Task], None] | None" = None
+    """Told that a task's local store is damaged."""
     location: Callable[[], str] | None = None
     """What commits name as the token of the checkpoint location; None without one."""
     place: Place = field(default_factory=Place)
@@ -314,6 +316,8 @@ class Task:
             return self._tools.open_state(self._directory())
         except StateCorrupt as error:
             self._say(f"{error.what}; the store is made anew from the changelog")
+            if self._tools.corrupted is not None:
+                self._tools.corrupted(self)
             self._tools.drop_state(self._directory())
             return self._tools.open_state(self._directory())
 
