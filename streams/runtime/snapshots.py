@@ -174,7 +174,7 @@ class Snapshots:
                 self._floors[task] = outcome.trim
 
     def corrupted(self, task: Task) -> None:
-        """The task's store is damaged. The snapshot that it was made from, if it was never verified since, is doubted: its
+        """The task's store is damaged. The snapshot that it was made from, unless verified since, is doubted: its
         files are as they were uploaded, but may have been damaged before. Others are tried first."""
         made_from = self._made_from.pop(str(task.id), None)
         if made_from is not None:
