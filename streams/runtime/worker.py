@@ -19,7 +19,7 @@ from streams.core.errors import (
     SlotTaken,
     StateCorrupt,
 )
-from streams.core.record import Produced, Records, TopicPartition
+from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
 from streams.protocol import Lease
@@ -257,15 +257,12 @@ class Worker:
         return [t for t in self._tasks.values() if t.state is State.RUNNING]
 
     def _read(self) -> bool:
-        """Take records and process them; whether there was something to do. Nothing is read while rows that have waited
-        can go on: a turn takes about the same time, however many there are."""
+        """Take records and process them; whether there was something to do. Rows that have waited go on in pieces, so a
+        turn takes about the same time, however many there are; and other tasks go on meanwhile."""
         assert self._reader is not None
         touched = {t.id.number: t for t in self._running() if t.release.more}
-        got: Sequence[Records] = ()
-        if not touched:
-            wait = 0.0 if self._restoring else min(self._wait, max(0.001, self._until_commit()))
-            got = self._reader.poll(self.settings.poll_records, wait)
-        for records in got:
+        wait = 0.0 if self._restoring or touched else min(self._wait, max(0.001, self._until_commit()))
+        for records in self._reader.poll(self.settings.poll_records, wait):
             task = self._by_partition[records.source]
             task.ingest(records.source, records)
             touched[task.id.number] = task

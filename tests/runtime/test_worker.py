@@ -205,5 +205,27 @@ def test_many_rows_that_waited_go_on_in_pieces_with_commits_in_between():
         worker.turn, commits = counted, worker.status.commits
         t.send("other", [Tx("a", 10_000, 1)])
         assert [row.n for row in t.read("out")] == list(range(999))  # the last one waits for the other input
-        assert max(done) == 50
-        assert worker.status.commits - commits >= 19
+        assert max(done) == 100
+        assert worker.status.commits - commits >= 9
+
+
+def test_while_rows_that_waited_go_on_other_tasks_go_on_too():
+    """Nothing was read meanwhile: with slow commits other tasks stood still for minutes. Found by chaos."""
+    app, tx = program(idle="1h")
+    other = app.source("other", Tx, key="card", start="earliest", idle="1h")
+    connect(tx, other) | Both() | app.sink("out")
+    app.source("third", Tx, key="card", start="earliest") | Filter(col("card") == "c") | app.sink("cs")
+    with app.test(poll_records=10) as t:
+        t.send("tx", [Tx("a", i, 1) for i in range(1000)])
+        worker, turn, seen = t._worker, t._worker.turn, []
+
+        def counted():
+            turn()
+            seen.append((worker.status.records_out.get("out", 0), worker.status.records_out.get("cs", 0)))
+
+        work, t.work = t.work, lambda: None
+        t.send("other", [Tx("a", 10_000, 1)])
+        worker.turn, t.work = counted, work
+        t.send("third", [Tx("c", 1, 1)] * 100)
+        assert next(out for out, cs in seen if cs == 100) < 900
+        assert len(t.read("out")) == 999
