@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 Hook = Callable[[str], None]
 
 _IDLE_LOOK = 0.2
+_RESTORING = 0.002  # seconds between two looks at restores
 _GAUGES = 1.0
 _ENDS = 5.0
 _TRIM = 30.0
@@ -261,7 +262,9 @@ class Worker:
         turn takes about the same time, however many there are; and other tasks go on meanwhile."""
         assert self._reader is not None
         touched = {t.id.number: t for t in self._running() if t.release.more}
-        wait = 0.0 if self._restoring or touched else min(self._wait, max(0.001, self._until_commit()))
+        wait = 0.0 if touched else min(self._wait, max(0.001, self._until_commit()))
+        if self._restoring:  # a restore may wait itself, for a download or for its location
+            wait = min(wait, _RESTORING)
         for records in self._reader.poll(self.settings.poll_records, wait):
             task = self._by_partition[records.source]
             task.ingest(records.source, records)
