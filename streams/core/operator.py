@@ -199,7 +199,8 @@ class Operator(ABC):
         return None
 
     def drain(self) -> Batch | None:
-        """A commit begins. After it, nothing lives outside the stores."""
+        """A commit begins. After it, nothing lives outside the stores. Called again for the same commit where event
+        time has moved behind an operator that drained."""
         return None
 
     def state_of(self, key: Sequence[Any]) -> Any:
