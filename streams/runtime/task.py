@@ -43,6 +43,7 @@ from streams.state.changelog import NotThatHistory, Replay, encode
 from streams.state.rewrite import CHUNK, Tail, chunk, due, grown
 
 _MARKER_SECONDS = 0.2
+_SNAPSHOTS = 4  # how many are tried whose stores turn out to be damaged when they are opened
 _NO_PROGRESS = 60.0  # seconds without anything to replay, far above the timeout of a transaction
 
 
@@ -257,13 +258,19 @@ class Task:
     def _download(self, topic_id: str, start: int, most: int) -> Iterator[None]:
         """An empty store: begin with the newest snapshot up to commit `most`, if there is a place for them."""
         assert self.store is not None
-        if self._tools.download is not None and most:
+        if self._tools.download is None or not most:
+            return
+        for _ in range(_SNAPSHOTS):
             self.store.close()
             self._tools.drop_state(self._directory())
             yield from self._tools.download(self, self._directory(), topic_id, start, most)
+            self._damaged = False
             self.store = self._open_store()
+            if not self._damaged:
+                return  # else the next one is another one
 
     _last_block: int | None = None
+    _damaged = False
 
     def _replay(self, offset: int, end: int, topic_id: str) -> Iterator[None]:
         assert self._changelog is not None and self.store is not None
@@ -316,6 +323,7 @@ class Task:
             return self._tools.open_state(self._directory())
         except StateCorrupt as error:
             self._say(f"{error.what}; the store is made anew from the changelog")
+            self._damaged = True
             if self._tools.corrupted is not None:
                 self._tools.corrupted(self)
             self._tools.drop_state(self._directory())
