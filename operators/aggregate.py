@@ -262,7 +262,9 @@ class Window(Operator):
     def _settle(self, touched: pl.DataFrame | None, closed: int) -> Batch | None:
         """Merge with the store, write what stays open, and give what is to be emitted."""
         over = closed - self.windows.size  # the start of the last window that closes
-        stored_keys, stored, last = self._store.close(over, self.context.piece_rows)
+        # More than came in, or a window would never catch up.
+        piece = max(self.context.piece_rows, 2 * touched.height if touched is not None else 0)
+        stored_keys, stored, last = self._store.close(over, piece)
         self.unfinished = last is not None
         if touched is None:
             return None if self.emit == "commit" else self._emit_stored(stored_keys, stored)

@@ -94,6 +94,12 @@ class Release:
             if frame.height:
                 self._waiting[index].append(_Waiting(frame, origin, read.channel))
 
+    @property
+    def pending(self) -> bool:
+        """Rows are still to go on although nobody is waited for: more of them than one piece, or some that had been
+        read before the restart and have not come again yet."""
+        return self.more or any(item.next < item.fresh for item in self.inputs)
+
     def merged(self) -> int | None:
         """The least watermark of the inputs that are not idle; None if all are."""
         marks = [w for w in (i.watermark for i in self.inputs) if w is not None]

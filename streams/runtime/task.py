@@ -430,7 +430,9 @@ class Task:
         assert self._chain is not None
         self._chain.drain(self._advanced)
         marks = self._chain.output_watermarks()
-        idle = all(c.idle for i in self.inputs for c in i.channels.values())
+        # As long as rows are still to come from here, readers must wait for them.
+        left = self._chain.unfinished or self.release.pending
+        idle = not left and all(c.idle for i in self.inputs for c in i.channels.values())
         marker = now - self._marked_at >= _MARKER_SECONDS or idle
         for id, edge in self._shuffles.items():
             if edge.flush(self._append, marks[id], idle, marker) and marker:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import duckdb
 import pytest
 
-from operators import KeyBy, Window, agg, tumbling
+from operators import FlatMap, KeyBy, Window, agg, tumbling
 from streams import App, EventTime, Schema
 from streams.core.record import TopicPartition
 from streams.protocol import STEPS
@@ -230,3 +230,36 @@ def test_a_window_of_many_keys_closes_in_pieces_and_nothing_behind_it_comes_late
         hours = sorted((r["card"], r["window_start"], r["n"]) for r in map(json.loads, t.read_raw("hours")))
         assert hours == sorted([*((f"c{i}", 0, 3) for i in range(60)), ("c7", 2 * 3_600_000, 1)])
         assert t.crashes == (2 if step else 0)
+
+
+class Basket(Schema):
+    at: EventTime
+    items: list[str]
+
+
+class Item(Schema):
+    at: EventTime
+    item: str
+
+
+def test_pieces_keep_up_with_what_comes_in() -> None:
+    """A record here brings more new windows than a piece has rows: with a fixed piece they would pile up for ever."""
+    app = App("baskets")
+    baskets = app.source("baskets", Basket, start="earliest", disorder="5s")
+    items = baskets | FlatMap(lambda row: [Item(row.at, i) for i in row.items], returns=Item) | KeyBy("item")
+    window = items | Window(tumbling("1s"), [agg.count().alias("n")]).named("seconds")
+    window | app.sink("out")
+    with app.test(poll_records=1) as t:
+        t.send("baskets", [Basket(0, [])])
+        worker, turn, open_windows = t._worker, t._worker.turn, []
+
+        def counted() -> None:
+            turn()
+            for task in worker.running:
+                if (operator := task.chain.operator("seconds")) is not None:
+                    open_windows.append(len(operator._store.starts))
+
+        worker.turn = counted
+        t.send("baskets", [Basket(i * 1000, [f"{i}-{k}" for k in range(20)]) for i in range(100)])
+        assert max(open_windows) <= 15
+        assert len(t.read_raw("out")) == 94 * 20

@@ -255,7 +255,8 @@ class Schedule:
         """Store = changelog = lease, for each task; False if some task does not rest yet.
 
         A lease that was given back may have no store beside it: a worker that was fenced and has nothing to do since
-        does not know it, and need not.
+        does not know it, and need not. Such a worker may also have got the task back meanwhile: then its store counts,
+        although the lease is still that of whoever fenced it, and gave up.
         """
         app = program.APP
         plan = prepare(app.name, app.topology(), SimLog(self.cluster, None), app.dead_letters, program.PARTITIONS)
@@ -266,12 +267,19 @@ class Schedule:
                 raise Violation(f"task {task}: its changelog ends at {found.mark.sequence}, its lease says {lease}")
             if not lease.held:
                 continue
-            disk = self.world.disks.get(Path(lease.slot) / f"{task.sub}-{task.partition}")
-            if not isinstance(disk, Disk) or disk.now[0].sequence != lease.sequence:
+            name, stands = f"{task.sub}-{task.partition}", (lease.sequence, _filled(found.disk))
+            holder = self._stands(lease.slot, name)
+            if holder is not None and holder[0] == lease.sequence:
+                if holder != stands:
+                    raise Violation(f"task {task}: store and changelog differ at commit {lease.sequence}")
+            elif stands not in (self._stands(s, name) for s, given in self.cluster.assigned.items() if number in given):
                 return False
-            if _filled(disk) != _filled(found.disk):
-                raise Violation(f"task {task}: store and changelog differ at commit {lease.sequence}")
         return True
+
+    def _stands(self, slot: str, task: str) -> tuple[int, Entries] | None:
+        """The sequence and the content of a worker's store."""
+        disk = self.world.disks.get(Path(slot) / task)
+        return (disk.now[0].sequence, _filled(disk)) if isinstance(disk, Disk) else None
 
     def _replayed(self, source: TopicPartition) -> SimStore:
         """A store made from the changelog alone."""
