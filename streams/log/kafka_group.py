@@ -20,6 +20,7 @@ from streams.log.kafka_settings import RAISED, UNSAID, Connection, Notices, kafk
 COUNTED = 5.0  # seconds for which a count of the members is believed
 FIGHT = 15.0  # seconds: two living processes in one slot put each other out within the interval of heartbeats
 LEAVING = 2.0  # seconds for the last words
+RENEWED = 5.0  # seconds without an answer after which a client for reading offsets is exchanged
 
 Revoke = Callable[[frozenset[int], bool], None]
 
@@ -190,8 +191,11 @@ class KafkaOutsider:
 
     def __init__(self, connection: Connection, app: str) -> None:
         self._connection, self._app, self._notices, self._lock = connection, app, Notices(), threading.Lock()
-        self._consumer = connection.build(Consumer, self._notices, connection.outsider(app))
+        self._consumer = self._build()
         self._metadata = self._consumer.consumer_group_metadata()
+
+    def _build(self) -> Consumer:
+        return self._connection.build(Consumer, self._notices, self._connection.outsider(self._app))
 
     def metadata(self) -> Any:
         """An outsider's, for a transaction."""
@@ -199,7 +203,11 @@ class KafkaOutsider:
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed | None]:
         """The committed offsets and their metadata, stable: while a transaction that touches one of them is open
-        librdkafka asks again, until that transaction has ended or would have been ended by its timeout."""
+        librdkafka asks again, until that transaction has ended or would have been ended by its timeout.
+
+        A client that has no answer for some seconds is exchanged: it may have forgotten the request itself. Seen once,
+        for 20 s, on a broker that had stood still and answered others.
+        """
         places = [Place(p.topic, p.partition) for p in partitions]
         if not places:
             return {}
@@ -209,7 +217,7 @@ class KafkaOutsider:
         with self._lock:
             while True:
                 try:
-                    found = self._consumer.committed(places, max(0.1, deadline - time.monotonic()))
+                    found = self._consumer.committed(places, min(RENEWED, max(0.1, deadline - time.monotonic())))
                     failed = next((place.error for place in found if place.error is not None), None)
                 except RAISED as error:
                     failed = kafka_error(error)
@@ -217,9 +225,13 @@ class KafkaOutsider:
                     self._consumer.poll(0.0)  # brings the notices
                 if failed is None:
                     break
-                if failed.code() not in MOVING or time.monotonic() >= deadline:
+                late = failed.code() == KafkaError._TIMED_OUT
+                if late:
+                    self._consumer = self._build()
+                if not (late or failed.code() in MOVING) or time.monotonic() >= deadline:
                     raise translate(failed, doing, self._connection, self._notices)
-                time.sleep(0.05)
+                if not late:
+                    time.sleep(0.05)
         return {
             TopicPartition(p.topic, p.partition): Committed(p.offset, p.metadata or "") if p.offset >= 0 else None
             for p in found

@@ -42,6 +42,7 @@ OURS = frozenset(
 _OF_MEMBERS = "max.poll.interval.ms"  # a reader of partitions that it is told may be silent as long as it likes
 _OPEN = "transaction.timeout.ms"
 _LONGEST = 900_000  # milliseconds: what brokers allow by default (transaction.max.timeout.ms)
+_FORGOTTEN = 3_600.0  # seconds
 # A fatal error is raised wherever callbacks are served; if one of them runs then, it ends in a SystemError instead.
 RAISED = (KafkaException, SystemError)
 UNSAID = KafkaError(KafkaError._FATAL, "a fatal error, and no word which")
@@ -115,24 +116,36 @@ class Notices:
 
 class Patience:
     """How long the brokers are asked to let a writer's transaction be open: as the timeouts say, and after one that
-    took longer twice as long as that one took.
+    took longer twice as long as that one took, until none has taken so long for an hour.
 
-    Work that takes longer than the brokers wait would else be redone for ever. Kept short until then, since it is how
+    Work that takes longer than the brokers wait would else be redone for ever. Kept short otherwise, since it is how
     long a transaction that nobody ends blocks those who read.
     """
 
     def __init__(self, milliseconds: int) -> None:
         self._least, self._most, self.milliseconds = milliseconds, _LONGEST, milliseconds
+        self._needed_at = 0.0
 
     def exceeded(self, seconds: float) -> None:
         """The brokers ended a transaction that was open for so long."""
         self.milliseconds = max(self.milliseconds, min(int(seconds * 2000), self._most))
+        self._needed_at = time.monotonic()
 
     def refused(self) -> bool:
         """The brokers do not allow so long. False if it is what it was at first: there is nothing to try."""
         if self.milliseconds == self._least:
             return False
         self.milliseconds = self._most = max(self.milliseconds // 2, self._least)
+        return True
+
+    def kept(self, seconds: float) -> bool:
+        """A commit was open for so long. True if so much patience is no longer needed: then open a new writer."""
+        now = time.monotonic()
+        if self.milliseconds == self._least or seconds * 2000 > self._least:
+            self._needed_at = now
+        if now - self._needed_at < _FORGOTTEN:
+            return False
+        self.milliseconds = self._least
         return True
 
 

@@ -18,7 +18,8 @@ SLOW = 5.0  # seconds: a commit that took longer is suspect
 AGAIN = 5.0  # seconds after which an unanswered commit is asked for again
 MARGIN = 2.0  # seconds by which the offsets may outlast their timeout
 LOOK = 0.2  # seconds between looks at connections while they are sent
-LOST = 3.0  # seconds that they get after a connection was lost meanwhile
+LOST = 3.0  # seconds that they get after a connection was lost meanwhile, or after UNANSWERED
+UNANSWERED = 2.0  # seconds after which other questions are asked: if those are answered, the offsets may be forgotten
 AFTERMATH = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT, KafkaError._STATE})
 
 
@@ -85,7 +86,8 @@ class Transactions:
     opens a new one.
 
     `suspect`: the last commit was slow, or asked for twice, or the coordinator was lost since the one before. It did
-    succeed; but a copy of a request may still be under way and hit a later transaction, so open a new one.
+    succeed; but a copy of a request may still be under way and hit a later transaction, so open a new one. And so if
+    brokers wait longer for this one than is needed any more.
     """
 
     def __init__(
@@ -209,7 +211,8 @@ class Transactions:
         self.notices.hear(producer)
         lost, self._losses = self.notices.coordinator_losses > self._losses, self.notices.coordinator_losses
         self._all_losses = self.notices.losses
-        self.suspect = again or lost or time.monotonic() - start > SLOW
+        eased = self._patience.kept(time.monotonic() - self._begun)
+        self.suspect = again or lost or eased or time.monotonic() - start > SLOW
 
     def abort(self) -> None:
         """Drop what is open. If that fails the producer is broken, which the next call says."""
@@ -235,9 +238,15 @@ class Transactions:
         if self._helper is None:
             self._helper = Helper()
 
-        def lost() -> bool:  # since the last commit
+        asked, topic = time.monotonic(), offsets[0].topic
+
+        def lost() -> bool:
+            """A connection, since the last commit; or librdkafka has let go of this request and waits for nothing: seen
+            when the group's coordinator was not available three times in a row, for 30 ms."""
             self.notices.hear(producer)
-            return self.notices.losses > self._all_losses
+            if self.notices.losses > self._all_losses:
+                return True
+            return time.monotonic() - asked > UNANSWERED and _answers(producer, topic)
 
         try:
             self._helper.call(lambda: producer.send_offsets_to_transaction(offsets, members, left), left + MARGIN, lost)
@@ -316,3 +325,12 @@ class Transactions:
         self._broken = lambda: kind(error.what, where=error.where, fix=error.fix)
         self.open = False
         return error
+
+
+def _answers(producer: Producer, topic: str) -> bool:
+    """Some broker answers this producer."""
+    try:
+        producer.list_topics(topic, LOOK)
+    except RAISED:
+        return False
+    return True

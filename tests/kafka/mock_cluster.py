@@ -9,6 +9,7 @@ from typing import Self
 import confluent_kafka
 
 PRODUCE, INIT_PRODUCER_ID, ADD_PARTITIONS, ADD_OFFSETS, END_TXN, TXN_OFFSET_COMMIT = 0, 22, 24, 25, 26, 28
+FIND_COORDINATOR = 10
 """The protocol's numbers."""
 TRANSPORT = -195  # the connection breaks before the request is carried out
 _BROKER = 1

@@ -18,6 +18,7 @@ from tests.kafka.mock_cluster import (
     ADD_OFFSETS,
     ADD_PARTITIONS,
     END_TXN,
+    FIND_COORDINATOR,
     INIT_PRODUCER_ID,
     PRODUCE,
     TRANSPORT,
@@ -240,6 +241,23 @@ def test_offsets_that_are_never_answered_do_not_hang_the_commit(cluster, writer)
     writer.abort()
     writer.close()
     lost.set()
+    assert cluster.requests(END_TXN) == before
+    again = open_writer(cluster)
+    append_and_commit(again)
+    again.close()
+
+
+def test_offsets_that_librdkafka_forgets_do_not_wait_for_the_whole_time(cluster):
+    """It asks three times for the group's coordinator, within 30 ms; then nothing answers the call until its timeout.
+    Seen with a broker that had just started."""
+    writer = open_writer(cluster, Timeouts(commit_seconds=30.0))
+    before = cluster.requests(END_TXN)
+    cluster.answer(FIND_COORDINATOR, *[(KafkaError.COORDINATOR_NOT_AVAILABLE, 0)] * 3)
+    start = time.monotonic()
+    with pytest.raises(LogUnreachable, match="were not taken"):
+        append_and_commit(writer)
+    assert time.monotonic() - start < 10
+    writer.close()
     assert cluster.requests(END_TXN) == before
     again = open_writer(cluster)
     append_and_commit(again)

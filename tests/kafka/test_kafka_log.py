@@ -5,14 +5,16 @@ import subprocess
 import sys
 import time
 import uuid
+from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import Consumer, KafkaError
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
 from streams.core.errors import Fenced, LogError, RecordTooLarge, SettingsError, SlotTaken, TopicMismatch, TopicMissing
 from streams.core.record import Produced, TopicPartition
+from streams.log import kafka_settings
 from streams.log.base import Committed, TopicSpec
 from streams.log.kafka import KafkaLog, Timeouts
 from streams.log.reading import read_all
@@ -326,6 +328,44 @@ def test_a_commit_that_the_brokers_ended_for_its_length_is_not_taken_for_a_secon
         again.commit({}, {})
         again.close()
         assert [v for records in read_all(log, topic) for v in records.values()] == [b"in time"]
+    finally:
+        log.close()
+
+
+def test_patience_that_nothing_has_needed_for_an_hour_ends_with_a_new_writer(kafka, app, topic, monkeypatch):
+    """Else a worker that dies would block its tasks' readers for so long, however quick its commits are by then."""
+    log, offset = KafkaLog(kafka.bootstrap), 0.0
+    monkeypatch.setattr(kafka_settings, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + offset))
+    try:
+        log._patience.exceeded(20)
+        writer = log.writer(app, "0")
+        for offset, eased in [(0, False), (3_500, False), (3_700, True)]:  # noqa: B007
+            writer.append(Produced(topic, 0, [None], [b"in time"], 1))
+            writer.commit({}, {})
+            assert writer.suspect is eased
+            assert log._patience.milliseconds == (15_000 if eased else 40_000)
+        writer.close()
+    finally:
+        log.close()
+
+
+def test_a_client_that_has_no_answer_is_exchanged(kafka, app, topic):
+    """librdkafka can forget a request."""
+
+    class Forgetful:
+        def committed(self, places, timeout):
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+        def poll(self, timeout):
+            pass
+
+    log = KafkaLog(kafka.bootstrap)
+    try:
+        writer = log.writer(app, "0")
+        writer.commit({}, {0: Lease("0", True, "f", 7)})
+        log._outsider(app)._consumer = Forgetful()
+        assert log.leases(app, [0])[0] == Lease("0", True, "f", 7)
+        writer.close()
     finally:
         log.close()
 
