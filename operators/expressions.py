@@ -219,7 +219,7 @@ def place(batch: Batch, row: int) -> str:
     """Which record a row comes from, for a message."""
     if batch.origin is None or ROW not in batch.frame.columns:
         return "a row that comes from no record"
-    letter = batch.origin.letter(int(batch.frame[ROW][row]))
+    (letter,) = batch.origin.letters([int(batch.frame[ROW][row])])
     return f"record {letter.offset} of {letter.topic}/{letter.partition}"
 
 

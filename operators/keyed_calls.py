@@ -10,12 +10,12 @@ import polars as pl
 
 from operators.expressions import cause
 from operators.expressions import place as place_of
-from operators.order import Joined, join_origins, order, turns
+from operators.order import join_origins, order, turns
 from operators.row_types import RowReader, RowWriter
 from operators.stored_keys import StoredKeys
 from operators.timers import EXPIRY, USER, TimerQueue
 from operators.values import Cell, KeyedValues, Value, check_instant
-from streams.core.batch import ROW, TIME, WATERMARK, Batch, Letter, Origin
+from streams.core.batch import ROW, TIME, WATERMARK, Batch, Joined, Letter, Origin
 from streams.core.failures import Failures
 from streams.core.operator import Context
 from streams.core.schema import Schema, StreamType
@@ -73,10 +73,12 @@ class _Fired:
 
     timers: Sequence[tuple[int, bytes]]
 
-    def letter(self, row: int) -> Letter:
-        at, key = self.timers[row]
-        value = msgspec.json.encode({"timer": at, "key": key.decode(errors="replace")})
-        return Letter(value, key, "", -1, -1, at)
+    def letters(self, rows: Sequence[int]) -> list[Letter]:
+        made = []
+        for at, key in (self.timers[row] for row in rows):
+            value = msgspec.json.encode({"timer": at, "key": key.decode(errors="replace")})
+            made.append(Letter(value, key, "", -1, -1, at))
+        return made
 
 
 class Calls:

@@ -1,28 +1,14 @@
 """The order in which the rows of several ports are taken: what Union and keyed classes with several inputs share."""
 
-from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from streams.core.batch import ROW, TIME, WATERMARK, Batch, Letter, Origin
+from streams.core.batch import ROW, TIME, WATERMARK, Batch, Joined, Origin
 
 Ints = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Several origins behind each other; `$row` is numbered through them."""
-
-    bases: Sequence[int]
-    origins: Sequence[Origin]
-
-    def letter(self, row: int) -> Letter:
-        index = bisect_right(self.bases, row) - 1
-        return self.origins[index].letter(row - self.bases[index])
 
 
 def join_origins(batches: Sequence[Batch]) -> tuple[Origin | None, list[int]]:

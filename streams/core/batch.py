@@ -1,5 +1,6 @@
 """The unit of work: a run of records of one partition, held as columns."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,7 +47,27 @@ class Letter:
 class Origin(Protocol):
     """Maps the `$row` of a batch back to the record it came from."""
 
-    def letter(self, row: int) -> Letter: ...
+    def letters(self, rows: Sequence[int]) -> list[Letter]:
+        """Many at once: a whole run of records may be bad."""
+        ...
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several origins behind each other; `$row` is numbered through them, from `bases` on."""
+
+    bases: Sequence[int]
+    origins: Sequence[Origin]
+
+    def letters(self, rows: Sequence[int]) -> list[Letter]:
+        parts: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            parts.setdefault(bisect_right(self.bases, row) - 1, []).append(place)
+        made: dict[int, Letter] = {}
+        for index, places in parts.items():
+            letters = self.origins[index].letters([rows[place] - self.bases[index] for place in places])
+            made.update(zip(places, letters, strict=True))
+        return [made[place] for place in range(len(rows))]
 
 
 @dataclass(frozen=True, slots=True)

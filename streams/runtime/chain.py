@@ -62,10 +62,10 @@ class NodeContext:
             self.side.setdefault(side, []).append(batch)
 
     def dead(self, batch: Batch, rows: Sequence[int], causes: Sequence[str]) -> None:
-        from streams.runtime.edges import letter_of
+        from streams.runtime.edges import letters_of
 
-        for row, cause in zip(rows, causes, strict=True):
-            self.letters.add(letter_of(batch, row), cause, self.operator_id)
+        for letter, cause in zip(letters_of(batch, rows), causes, strict=True):
+            self.letters.add(letter, cause, self.operator_id)
 
     def late(self, rows: int) -> None:
         self.counts.late[self.operator_id] = self.counts.late.get(self.operator_id, 0) + rows

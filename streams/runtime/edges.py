@@ -20,14 +20,13 @@ _BLOCK_ROWS = 100_000  # rows that a shuffle holds back at the most before it wr
 _BLOCK_BYTES = 4_000_000  # of a block, uncompressed; a single row may be larger
 
 
-def letter_of(batch: Batch, row: int) -> Letter:
-    """The record that a row comes from; the row itself as JSON where it comes from none (a window's result)."""
-    frame = batch.frame
-    if batch.origin is not None and ROW in frame.columns:
-        return batch.origin.letter(int(frame[ROW][row]))
-    visible = frame.slice(row, 1).select(c for c in frame.columns if not c.startswith("$"))
-    timestamp = int(frame[TIME][row]) if TIME in frame.columns else -1
-    return Letter(encode(visible)[0], None, "", -1, -1, timestamp)
+def letters_of(batch: Batch, rows: Sequence[int]) -> list[Letter]:
+    """The records that rows come from; the rows themselves as JSON where they come from none (a window's results)."""
+    part = Batch(batch.frame[pl.Series(rows, dtype=pl.UInt32)])
+    if batch.origin is not None and ROW in part.frame.columns:
+        return batch.origin.letters(part.frame[ROW].to_list())
+    times = part.frame[TIME].to_list() if TIME in part.frame.columns else [-1] * len(rows)
+    return [Letter(value, None, "", -1, -1, time) for value, time in zip(encode(part.visible()), times, strict=True)]
 
 
 class SinkEdge:
@@ -51,9 +50,9 @@ class SinkEdge:
         values = frame["value"].to_list() if self._raw else encode(frame.select(self._columns))
         if max(map(len, values), default=0) > self._most:
             large = [i for i, value in enumerate(values) if len(value) > self._most]
-            for i in large:
+            for letter, i in zip(letters_of(batch, large), large, strict=True):
                 cause = f"the record for topic {self.topic!r} has {len(values[i]):,} bytes, more than {self._most:,}"
-                dead(letter_of(batch, i), cause, self._id)
+                dead(letter, cause, self._id)
             frame = frame.filter(~pl.int_range(pl.len()).is_in(large))
             values = [value for value in values if len(value) <= self._most]
         keys: Sequence[bytes | None] = key_bytes(frame, self.key).to_list() if self.key else [None] * frame.height

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from streams.codec.blocks import decode_block
-from streams.codec.json import BytesDecoder, JsonDecoder
+from streams.codec.json import BytesDecoder, JsonDecoder, encode
 from streams.core.batch import METADATA, ROW, TIME, WATERMARK, Batch, Letter
 from streams.core.errors import RecordError
 from streams.core.record import Records
@@ -42,10 +42,12 @@ class RecordOrigin:
         records = self.records
         return records.values(), records.keys(), records.offsets(), records.timestamps(), records.headers()
 
-    def letter(self, row: int) -> Letter:
-        value, key, offset, timestamp, headers = (column[row] for column in self._columns)
-        source = self.records.source
-        return Letter(value or b"", key, source.topic, source.partition, offset, timestamp, headers=headers or ())
+    def letters(self, rows: Sequence[int]) -> list[Letter]:
+        topic, partition = self.records.source.topic, self.records.source.partition
+        return [
+            Letter(value or b"", key, topic, partition, offset, timestamp, headers=headers or ())
+            for value, key, offset, timestamp, headers in (tuple(c[row] for c in self._columns) for row in rows)
+        ]
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,13 @@ class BlockOrigin:
     partition: int
     offset: int
 
-    def letter(self, row: int) -> Letter:
-        from streams.codec.json import encode
-
-        values = self.frame.slice(row, 1)
-        timestamp = values[TIME].item() if TIME in values.columns else -1
-        visible = values.select(c for c in values.columns if not c.startswith("$"))
-        return Letter(encode(visible)[0], None, self.topic, self.partition, self.offset, timestamp, row)
+    def letters(self, rows: Sequence[int]) -> list[Letter]:
+        part = Batch(self.frame[pl.Series(rows, dtype=pl.UInt32)])
+        times = part.frame[TIME].to_list() if TIME in part.frame.columns else [-1] * len(rows)
+        return [
+            Letter(value, None, self.topic, self.partition, self.offset, time, row)
+            for value, time, row in zip(encode(part.visible()), times, rows, strict=True)
+        ]
 
 
 @dataclass
@@ -127,10 +129,12 @@ class TaskInput:
                 rows, times = rows[keep], times[keep]
                 columns = {n: c.filter(pl.Series(keep)) for n, c in columns.items()}
         if bad:
-            offsets, origin = records.offsets(), RecordOrigin(records)
-            for index, cause in sorted(bad):  # in the order of offsets, however the input is cut
-                if offsets[index] >= self.fresh:  # what was read before the restart has been reported already
-                    self._dead(origin.letter(index), cause, self.spec.node)
+            offsets = records.offsets()
+            # In the order of offsets, however the input is cut; what was read before the restart is reported already.
+            told = [(index, cause) for index, cause in sorted(bad) if offsets[index] >= self.fresh]
+            letters = RecordOrigin(records).letters([index for index, _ in told])
+            for letter, (_, cause) in zip(letters, told, strict=True):
+                self._dead(letter, cause, self.spec.node)
         if not len(rows):
             return []
         if self.source.time is not None:
@@ -161,7 +165,7 @@ class TaskInput:
                 block = decode_block(value or b"")
             except RecordError as error:
                 if offset >= self.fresh:
-                    self._dead(RecordOrigin(records).letter(index), str(error), self.spec.node)
+                    self._dead(RecordOrigin(records).letters([index])[0], str(error), self.spec.node)
                 continue
             channel = self.channels.setdefault(block.channel, Channel())
             if offset >= self.fresh:

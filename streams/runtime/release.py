@@ -12,32 +12,19 @@ Many rows may wait, and all may go on when the channel that was behind has come.
 that commits come in between: the brokers end a transaction that is open for too long.
 """
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from streams.core.batch import ROW, TIME, WATERMARK, Batch, Letter, Origin
+from streams.core.batch import ROW, TIME, WATERMARK, Batch, Joined, Origin
 from streams.core.time import NEVER
 from streams.runtime.inputs import BlockOrigin, Read, RecordOrigin, TaskInput
 from streams.runtime.position import Channel, InputPosition, TaskPosition
 
 _CHANNEL = "$channel"
 _TURN = "$turn"
-
-
-@dataclass(frozen=True)
-class Origins:
-    """Several origins; rows are numbered through."""
-
-    bases: Sequence[int]
-    origins: Sequence[Origin]
-
-    def letter(self, row: int) -> Letter:
-        index = bisect_right(self.bases, row) - 1
-        return self.origins[index].letter(row - self.bases[index])
 
 
 @dataclass
@@ -180,7 +167,7 @@ class Release:
             frames.append(item.frame.with_columns(added))
             bases.append(base)
             base += int(item.frame[ROW].max()) + 1  # type: ignore[arg-type]
-        return Batch(pl.concat(frames), Origins(bases, [i.origin for i in items]))
+        return Batch(pl.concat(frames), Joined(bases, [i.origin for i in items]))
 
     def position(self) -> TaskPosition:
         """Where the task stands, with rows that wait taken as not read."""

@@ -443,6 +443,11 @@ class Task:
         )
         if letters is not None:
             self._append(letters)
+        self.settle()
+
+    def settle(self) -> None:
+        """What goes outside the log is prepared. Without a drain before that is nothing: what the last commit has
+        prepared is published."""
         self.outside.prepare(self.lease.next().sequence)
 
     def changelog(self, lease: Lease) -> tuple[dict[TopicPartition, Committed], bytes]:

@@ -316,8 +316,9 @@ class Worker:
             return True
         return sum(t.overlay_bytes for t in running) >= self.settings.overlay_bytes
 
-    def _commit(self, release: list[int] | None = None) -> None:
-        """One transaction for all tasks that were touched. The steps are those of `protocol.STEPS`.
+    def _commit(self, release: list[int] | None = None, *, drain: bool = True) -> None:
+        """One transaction for all tasks that were touched. The steps are those of `protocol.STEPS`. Without `drain` it
+        only notes that what the last one has prepared is published; nothing may have been read since.
 
         1. begin      a commit is due
         2. drained    drain the operators, prepare the sinks outside the log
@@ -337,7 +338,10 @@ class Worker:
             return
         self._hook("begin")
         for task in touched:
-            task.drain(started)
+            if drain:
+                task.drain(started)
+            else:
+                task.settle()
             for sink, rows in task.outside.prepared.items():
                 self._appended[sink] = self._appended.get(sink, 0) + rows
         self._hook("drained")
@@ -510,9 +514,10 @@ class Worker:
         assert self._group is not None
         self._pulse.beat("committing for the last time, and leaving")
         try:
-            if any(task.outside for task in self._running()):
-                self._commit()  # the one below then notes that what this one has prepared is published
-            self._commit(release=list(self._tasks))
+            outside = any(task.outside for task in self._running())
+            if outside:
+                self._commit()
+            self._commit(release=list(self._tasks), drain=not outside)
         except (LogError, SinkError) as error:
             self.tools.note(
                 f"the last commit failed ({str(error).splitlines()[0]}): it is done again at the next start"

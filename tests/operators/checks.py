@@ -53,8 +53,8 @@ class Numbered:
 
     topic: str = "in"
 
-    def letter(self, row: int) -> Letter:
-        return Letter(b"", None, self.topic, 0, row, 0)
+    def letters(self, rows: Sequence[int]) -> list[Letter]:
+        return [Letter(b"", None, self.topic, 0, row, 0) for row in rows]
 
 
 @dataclass
@@ -135,7 +135,7 @@ class FakeContext:
     def dead(self, batch: Batch, rows: Sequence[int], causes: Sequence[str]) -> None:
         for row, cause in zip(rows, causes, strict=True):
             if batch.origin is not None and ROW in batch.frame.columns:
-                about = f"record {batch.origin.letter(int(batch.frame[ROW][row])).offset}"
+                about = f"record {batch.origin.letters([int(batch.frame[ROW][row])])[0].offset}"
             else:
                 about = str(_visible(batch.frame).row(row, named=True))
             self.made.dead.append((about, cause))

@@ -137,12 +137,12 @@ def test_origins_tell_records_and_timers():
     task = Task(Late(), PAYMENTS)
     frame = frame_of(PAYMENTS, [{"card": "a", "at": t, "amount": t} for t in (1, 20)], first=40)
     batch = task.operator.process(Batch(frame, Numbered()))
-    letters = [batch.origin.letter(r) for r in batch.frame["$row"]]
+    letters = batch.origin.letters(batch.frame["$row"].to_list())
     assert [(x.topic, x.offset, x.value) for x in letters] == [
         ("in", 40, b""), ("", -1, b'{"timer":6,"key":"a"}'), ("in", 41, b""),
     ]  # fmt: skip
     batch = task.operator.advance(50)
-    assert batch.origin.letter(batch.frame["$row"][0]).timestamp == 25
+    assert batch.origin.letters([batch.frame["$row"][0]])[0].timestamp == 25
 
 
 def expiring(rows):
@@ -223,7 +223,7 @@ def test_two_branches_of_one_channel_come_by_record():
 
 
 class Origin:
-    def letter(self, row):
+    def letters(self, rows):
         raise NotImplementedError
 
 

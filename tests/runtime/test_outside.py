@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from operators import Filter, KeyBy, Keyed, Running, Value, agg
+from operators import Filter, KeyBy, Keyed, Running, Value, Window, agg, tumbling
 from streams import App, EventTime, Schema, TwoPhaseSink, col
 from streams.core.errors import SinkError, StateMismatch
 from streams.protocol import STEPS
@@ -261,6 +261,33 @@ def test_after_a_clean_stop_nothing_is_left_to_be_published(program):
         before = len(world.calls)
         t.work()
         assert [name for name, *_ in world.calls[before:]] == ["recover"]
+
+
+def test_a_clean_stop_in_the_middle_of_a_window_that_closes_in_pieces_leaves_nothing_to_be_published():
+    world, app = World(), App("pieces")
+    tx = app.source("tx", Tx, key="card", start="earliest", idle="1h")
+    tx | Window(tumbling("1m"), [agg.count().alias("n")]) | app.write_to(world, name="world")
+    with app.test(real_sinks=True, poll_records=1) as t:
+        t.send("tx", [Tx(f"c{i}", 0, 1) for i in range(60)])
+        work, t.work = t.work, lambda: None
+        t.send("tx", [Tx("far", 99_999_999, 1)])
+        t.work = work
+        for _ in range(4):
+            t.clock.sleep(0.25)
+            t._worker.turn()
+        assert t._worker.running[0].chain.unfinished
+        t._worker.leave()
+        assert 0 < sum(map(len, world.published.values())) < 60
+        t.restart()
+        before = len(world.calls)
+        t._worker = t._start()
+        while not t._worker.complete:
+            t._worker.turn()
+        assert [name for name, *_ in world.calls[before:]][:1] == ["recover"]
+        t.work()
+        assert sorted(row["card"] for rows in world.published.values() for row in rows) == sorted(
+            f"c{i}" for i in range(60)
+        )
 
 
 def test_a_sink_that_was_taken_out_is_refused_while_its_rows_are_not_published():
