@@ -1,6 +1,7 @@
 """Getting a task's store back from the newest snapshot that fits, in a thread of its own."""
 
 import os
+import secrets
 import shutil
 import threading
 from collections.abc import Collection
@@ -28,6 +29,9 @@ class Restored:
     error: StreamsError | None = None
 
 
+_PARTIAL = ".restoring-"  # and a random word: an abandoned restore may still be at work when the next one begins
+
+
 class _Damaged(Exception):
     """An object is missing or is not what its name says."""
 
@@ -39,13 +43,13 @@ class Restore:
     start (`min_offset`), of a layout that is known (`store_format`). One with damage is passed over and the next older
     one is taken; what lies in the directory in the end was checked by size and hash. Those in `doubted` (number and
     writer), whose stores were found to be damaged inside, come last, and not at all where the changelog alone will do
-    (`min_offset` 0). The directory is made in one
-    step at the end; a process that dies leaves `<directory>.restoring`, which the next restore deletes.
+    (`min_offset` 0). The directory is made in one step at the end; a process that dies leaves
+    `<directory>.restoring-*`, which the next restore deletes.
 
     Restores hold no lease on the objects: only the task's owner restores, and only the owner's new snapshots could push
     the one that is read out. If a late writer does it all the same, objects are missing, and the list is read anew.
 
-    `progress` is (bytes done, bytes in all). All methods return at once, apart from `close`.
+    `progress` is (bytes done, bytes in all). All methods return at once, apart from `wait`.
     """
 
     def __init__(
@@ -65,7 +69,9 @@ class Restore:
         self._most, self._topic, self._least, self._format = max_sequence, topic_id, min_offset, store_format
         self._doubted = set(doubted)
         self.progress = (0, 0)
-        self._stop, self._result = threading.Event(), None
+        self._stopped, self._result = False, None
+        self._moving = threading.Lock()  # held while the directory is made
+        self._partial = directory.with_name(f"{directory.name}{_PARTIAL}{secrets.token_hex(4)}")
         self._notes: list[str] = []
         self._damaged: set[str] = set()
         self._thread = threading.Thread(target=self._work, name=f"restore {task}", daemon=True)
@@ -83,27 +89,27 @@ class Restore:
         assert self._result is not None
         return self._result
 
-    def close(self, timeout: float = 5.0) -> bool:
-        """Give up, at the next chunk; whether the thread ended in time. The directory is then not made any more."""
-        self._stop.set()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+    def close(self) -> None:
+        """Give up: the directory is not made any more. The thread ends aside, with the next chunk that it gets."""
+        with self._moving:
+            self._stopped = True
 
     def _work(self) -> None:
         manifest, error = None, None
-        partial = self._directory.with_name(self._directory.name + ".restoring")
         try:
-            manifest = self._choose(partial)
+            for left in self._directory.parent.glob(f"{self._directory.name}{_PARTIAL}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            manifest = self._choose()
         except Abandoned:
             self._notes.append("abandoned")
         except StreamsError as failed:
             error = failed
         except Exception as failed:
             error = CheckpointError(f"restoring failed: {failed!r}", where=f"{self._location.url}, task {self._task}")
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(self._partial, ignore_errors=True)
         self._result = Restored(manifest, list(self._notes), frozenset(self._damaged), error)
 
-    def _choose(self, partial: Path) -> Manifest | None:
+    def _choose(self) -> Manifest | None:
         bad: set[tuple[int, str]] = set()
         while True:
             candidates = [m for m in self._fitting() if (m.number, m.writer) not in bad]
@@ -111,7 +117,7 @@ class Restore:
                 return None
             for manifest in candidates:
                 try:
-                    self._download(manifest, partial)
+                    self._download(manifest)
                     return manifest
                 except _Damaged as damaged:
                     bad.add((manifest.number, manifest.writer))
@@ -148,8 +154,9 @@ class Restore:
         if text not in self._notes:
             self._notes.append(text)
 
-    def _download(self, manifest: Manifest, partial: Path) -> None:
-        self.progress = (0, manifest.size)
+    def _download(self, manifest: Manifest) -> None:
+        self.progress, partial = (0, manifest.size), self._partial
+        self._wanted()
         try:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(mode=0o700, parents=True)
@@ -162,10 +169,11 @@ class Restore:
                     if attempt == 2:
                         self._damaged.add(file.hash)
                         raise _Damaged(f"{file.name} is missing or damaged (object {file.hash})")
-            self._wanted()
-            if self._directory.exists():
-                self._directory.rmdir()
-            os.rename(partial, self._directory)
+            with self._moving:
+                self._wanted()
+                if self._directory.exists():
+                    self._directory.rmdir()
+                os.rename(partial, self._directory)
         except OSError as error:
             where = str(self._directory)
             if error.errno == 28:
@@ -191,7 +199,7 @@ class Restore:
         return found == size and digest.hexdigest() == hash
 
     def _wanted(self) -> None:
-        if self._stop.is_set():
+        if self._stopped:
             raise Abandoned
 
 

@@ -69,9 +69,10 @@ class Snapshots:
         self._put_off: dict[str, int] = {}
         self._again: dict[str, frozenset[str]] = {}
         self._floors: dict[str, int] = {}
+        self._told = ""
         shutil.rmtree(scratch, ignore_errors=True)  # copies that a killed worker has left
         if not self._identity.confirmed:
-            why = self._identity.error.what if self._identity.error is not None else "it is slow"
+            why = self._told = self._identity.error.what if self._identity.error is not None else "it is slow"
             note(f"no answer from the checkpoint location: {why}; what is local is used, and snapshots wait")
 
     def token(self) -> str:
@@ -116,8 +117,16 @@ class Snapshots:
                     self.check(task, task.location)
         elif now - self._asked >= _ASK:
             self._asked = now
+            self._tell_why()
             self._identity.ask_again()
         return self._identity.confirmed
+
+    def _tell_why(self) -> None:
+        """That the location still does not answer, where the reason is another one than was told."""
+        error = self._identity.error
+        if error is not None and error.what != self._told:
+            self._told = error.what
+            self._note(f"still no answer from the checkpoint location, and snapshots wait: {error}")
 
     def _condemn(self, name: str, error: StateCorrupt, tasks: Sequence[Task]) -> None:
         """The copy is damaged, so its store is, too: it is made anew, from a snapshot that is whole."""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -235,9 +236,37 @@ def test_a_restore_that_is_closed_makes_nothing(tmp_path):
     location = Location(str(tmp_path / "location"))
     upload(location, tmp_path, 1, FILES)
     restore = Restore(location, APP, TASK, tmp_path / "back", max_sequence=0, topic_id=TOPIC)
-    assert restore.close()
-    assert restore.poll().manifest is None
+    restore.close()
+    assert restore.wait().manifest is None
     assert list(tmp_path.glob("back*")) == []
+
+
+def test_a_restore_that_was_given_up_in_the_middle_is_not_in_the_way_of_the_next_one(tmp_path):
+    """Its thread may be at a chunk for as long as the network likes; nobody waits for it."""
+    location, reached, go_on = Location(str(tmp_path / "location")), threading.Event(), threading.Event()
+    upload(location, tmp_path, 1, FILES)
+
+    class Slow:
+        url = location.url
+
+        def __getattr__(self, name):
+            return getattr(location, name)
+
+        def stream(self, key):
+            reached.set()
+            assert go_on.wait(60)
+            return location.stream(key)
+
+    back = tmp_path / "back"
+    first = Restore(Slow(), APP, TASK, back, max_sequence=9, topic_id=TOPIC)
+    assert reached.wait(60)
+    first.close()
+    second = Restore(location, APP, TASK, back, max_sequence=9, topic_id=TOPIC)
+    assert second.wait().manifest is not None
+    go_on.set()
+    assert first.wait().manifest is None
+    assert {p.name: p.read_bytes() for p in back.iterdir()} == FILES
+    assert [p.name for p in tmp_path.glob("back*")] == ["back"]
 
 
 def test_a_flush_aside_leaves_a_store_that_can_be_used_and_closed(tmp_path):

@@ -82,6 +82,22 @@ def test_a_location_that_was_exchanged_meanwhile_is_refused_once_it_answers(shop
         shop.until(lambda: False)
 
 
+def test_a_refusal_that_follows_an_outage_is_told(shop, proxy, monkeypatch):
+    """It was silent for ever: only that there had been no answer at the start was said."""
+    shop.worker.close()
+    proxy.cut = 1
+    shop.start()
+
+    def refused(location, app):
+        raise CheckpointError("no permission", where=location.url, fix="let this user in")
+
+    monkeypatch.setattr("streams.checkpoint.identity.token", refused)
+    shop.until(lambda: said(shop, "still no answer from the checkpoint location, and snapshots wait: no permission"))
+    later = shop.clock.monotonic() + 60
+    shop.until(lambda: shop.clock.monotonic() > later)
+    assert sum("still no answer" in note for note in shop.notes) <= 2  # not with each question
+
+
 def test_a_token_that_is_out_of_date_is_never_committed(tmp_path, proxy, bucket):
     """Its file outlived the location's token (`streams reset --snapshots` elsewhere): the answer counts."""
     options, kept = s3_options(f"http://127.0.0.1:{proxy.port}"), tmp_path / "kept.json"
