@@ -262,7 +262,9 @@ class Worker:
         turn takes about the same time, however many there are; and other tasks go on meanwhile."""
         assert self._reader is not None
         touched = {t.id.number: t for t in self._running() if t.release.more}
-        wait = 0.0 if touched else min(self._wait, max(0.001, self._until_commit()))
+        wait = 0.0 if touched else self._wait
+        if any(t.touched for t in self._running()):  # something waits for the commit
+            wait = min(wait, max(0.001, self._until_commit()))
         if self._restoring:  # a restore may wait itself, for a download or for its location
             wait = min(wait, _RESTORING)
         for records in self._reader.poll(self.settings.poll_records, wait):
@@ -312,7 +314,8 @@ class Worker:
         if self._until_commit() <= 0 or any(t.chain.unfinished for t in running):
             return True
         assert self._writer is not None
-        if self._writer.pending + sum(t.outside.rows for t in running) >= self.settings.open_records:
+        kept = sum(t.outside.rows + t.chain.letters.count for t in running)
+        if self._writer.pending + kept >= self.settings.open_records:
             return True
         return sum(t.overlay_bytes for t in running) >= self.settings.overlay_bytes
 
