@@ -8,7 +8,8 @@ from rich.segment import Segment
 from rich.text import Text
 
 from fraud.progress import Found
-from streams.terminal.figures import Figures, span
+from streams.core.wording import span
+from streams.terminal.figures import Figures
 from streams.terminal.view import Cell, Cells, Title, cells, outputs
 
 

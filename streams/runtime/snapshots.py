@@ -24,6 +24,7 @@ from streams.core.clock import Clock
 from streams.core.errors import CheckpointError, LocationUnreachable, StateCorrupt, StateError
 from streams.metrics import Metrics
 from streams.runtime.notes import Note
+from streams.runtime.progress import Progress
 from streams.runtime.task import State, Task
 
 _LOOK = 1.0  # seconds at most between two looks
@@ -243,12 +244,13 @@ class Snapshots:
                 yield
 
     def _progress(self, task: Task, restore: Restore) -> Iterator[None]:
-        told = self._clock.monotonic()
+        def say(text: str) -> None:
+            self._note(f"task {task.id}: {text}", logging.INFO, task=str(task.id))
+
+        progress = Progress("restoring a snapshot", say, self._clock)
         while restore.poll() is None:
-            now, (done, size) = self._clock.monotonic(), restore.progress
-            if now - told > 2:
-                told = now
-                self._note(f"task {task.id}: restoring a snapshot, {done:,} of {size:,} bytes", logging.INFO)
+            done, size = restore.progress
+            progress.at(done, size, done)
             yield
 
     def check(self, task: Task, named: str) -> None:

@@ -34,6 +34,7 @@ from streams.runtime.notes import Note
 from streams.runtime.outside import OutsideSinks
 from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition, mark_of
+from streams.runtime.progress import Progress
 from streams.runtime.release import Release
 from streams.runtime.store_types import check_types, digests, store_types
 from streams.runtime.watchdog import Place
@@ -283,16 +284,19 @@ class Task:
         replay = Replay(self.store, topic_id, trimmed=True, follows=follows if before else None)
         try:
             reader.assign({self._changelog: offset})
-            moved, position = self._tools.clock.monotonic(), -1
+            moved, position, read = self._tools.clock.monotonic(), -1, 0
+            progress = Progress("replaying the changelog", lambda t: self._say(t, logging.INFO), self._tools.clock)
             while self.store.mark.sequence < self.lease.sequence or not self.lease.sequence:
                 for records in reader.poll(5000, 0.02):
                     for value, at in zip(records.values(), records.offsets(), strict=True):
                         replay.add(value or b"", at + 1)
+                        read += len(value or b"")
                     self.restored_entries += len(records)
                 replay.flush()
                 # Not before the end that was seen after the lease was taken: the marker of the last transaction may be
                 # written late, and until then its blocks are held back.
                 now, at_last = self._tools.clock.monotonic(), reader.position(self._changelog)
+                progress.at(at_last - offset, end - offset, read)
                 if at_last >= end:
                     break
                 if at_last > position:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streams.core.errors import StreamsError
+from streams.core.wording import span
 from streams.runtime.reporter import Status
 from streams.supervisor import metrics
 from streams.supervisor.child import Child, environment
 from streams.supervisor.restarts import Restarts
 from streams.terminal.display import Display
-from streams.terminal.figures import Figures, Meter, as_line, merged, span
+from streams.terminal.figures import Figures, Meter, as_line, merged
 from streams.terminal.interrupts import Interrupts
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from streams.core.wording import counted
+from streams.core.wording import counted, size, span
 from streams.runtime.reporter import Status
 
 _OLD = 30 * 86_400.0  # seconds
@@ -147,24 +147,6 @@ def instant(milliseconds: int | None) -> str:
         return str(milliseconds)  # beyond the year 9999
 
 
-def span(seconds: float | None) -> str:
-    """A span in its largest unit, with a digit behind the point where that says something.
-
-    >>> span(0.045), span(3.21), span(250), span(7200), span(86_400 * 2772), span(None)
-    ('45 ms', '3.2 s', '4.2 min', '2.0 h', '2,772 d', '-')
-    """
-    if seconds is None:
-        return "-"
-    size = abs(seconds)
-    if size < 1:
-        return f"{seconds * 1000:.0f} ms"
-    for unit, length, below in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800), ("d", 86_400, float("inf"))):
-        if size < below:
-            value = seconds / length
-            return f"{value:.1f} {unit}" if abs(value) < 10 else f"{value:,.0f} {unit}"
-    raise AssertionError
-
-
 def behind(seconds: float | None) -> str:
     """How far event time is behind the clock; beyond a month it is old data that is read, and no delay.
 
@@ -172,22 +154,6 @@ def behind(seconds: float | None) -> str:
     ('3.2 s', 'old data', '-')
     """
     return "old data" if seconds is not None and seconds > _OLD else span(seconds)
-
-
-def size(count: int) -> str:
-    """Bytes in a unit that is easy to read.
-
-    >>> size(0), size(1_500), size(12_300_000), size(5_000_000_000)
-    ('0 B', '1.5 kB', '12.3 MB', '5.0 GB')
-    """
-    if count < 1000:
-        return f"{count} B"
-    value = float(count)
-    for unit in ("kB", "MB", "GB"):
-        value /= 1000
-        if value < 999.95:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1000:,.1f} TB"
 
 
 def as_line(figures: Figures) -> str:

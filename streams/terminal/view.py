@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
-from streams.terminal.figures import Figures, behind, instant, size, span
+from streams.core.wording import size, span
+from streams.terminal.figures import Figures, behind, instant
 
 _CELL = 25  # a label and a value: two columns from 60 characters on, three from 80, five from 140
 _GAP = 2

@@ -1,5 +1,6 @@
 """Snapshots of a running worker: taken, trimmed after, restored from, damaged, and kept in the wrong place."""
 
+import re
 import shutil
 import time
 from hashlib import sha256
@@ -234,4 +235,19 @@ def test_a_store_that_was_damaged_unnoticed_does_not_spoil_the_snapshots(shop):
     shop.lose_the_machine()
     shop.start()
     shop.send()
+    assert shop.counts() == shop.expected()
+
+
+def test_a_restore_tells_how_far_it_is(shop, monkeypatch):
+    """From the snapshot, and from the changelog behind it; with ours that is over at once, so it tells at each look."""
+    monkeypatch.setattr("streams.runtime.progress._EVERY", 0.0)
+    shop.until_trimmed()
+    shop.send()
+    shop.worker.close()
+    shutil.rmtree(shop.directory / "state")
+    shop.notes.clear()
+    shop.start()
+    shop.send()
+    assert any("task 0/0: restoring a snapshot: " in note for note in shop.notes)
+    assert any(re.search(r"task 0/0: replaying the changelog: \d+%, ", note) for note in shop.notes)
     assert shop.counts() == shop.expected()
