@@ -20,7 +20,7 @@ if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is a part of a 
     os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
 
 from tests.simulation import outside as sinks
-from tests.simulation.jobs import mutant, one, one_outside
+from tests.simulation.jobs import mutant, one, one_outside, prepare
 from tests.simulation.mutants import MUTANTS
 from tests.simulation.outside import OutsideSchedule
 from tests.simulation.schedule import Result, Schedule
@@ -33,7 +33,7 @@ ALL = len(MUTANTS) + len(sinks.MUTANTS)
 def schedules(seeds: Iterable[int], processes: int, job: Job = one) -> int:
     started, total, wrong = time.monotonic(), Counter[str](), list[str]()
     count = commits = steps = 0
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, prepare) as pool:
         for result in pool.imap_unordered(job, seeds, chunksize=20):
             count += 1
             if isinstance(result, str):
