@@ -19,6 +19,7 @@ from streams.log.kafka_settings import RAISED, Connection, Notices, kafka_error
 
 CHUNK = 1000  # messages a call: with more the messages leave the processor's caches before they are looked at
 FRESH = 3.0  # seconds: a broker that serves fetches is heard of every `fetch_ms`
+LOOK = 1.0  # seconds
 OFF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 NOWHERE = TopicPartition("", -1)  # for an error of the whole reader: it stays
 _ERROR, _PARTITION = Message.error, Message.partition
@@ -111,6 +112,7 @@ class KafkaReader(LogReader):
         self._heard: dict[int, float] = {}  # when a broker was last heard of
         self._fetched_from: dict[TopicPartition, int] = {}
         self._orphans: set[TopicPartition] = set()
+        self._looked_for: set[str] = set()  # topics that the consumer has been made to look for
         self._failed: dict[TopicPartition, LogError] = {}
         self._made_at = self._emptied_at = time.monotonic()  # the latter: when the queue of events was last empty
         self._consumer = connection.build(Consumer, self._notices, {**connection.reader(), "stats_cb": self._look})
@@ -125,6 +127,7 @@ class KafkaReader(LogReader):
             self._consumer.incremental_assign([Place(*source, offset) for source, offset in start.items()])
         self._next.update(start)
         self._number()
+        self._look_for({source.topic for source in start})
 
     def unassign(self, partitions: Sequence[TopicPartition]) -> None:
         gone = [source for source in partitions if source in self._next]
@@ -199,6 +202,16 @@ class KafkaReader(LogReader):
             self._consumer.close()
 
     # ---- inside
+
+    def _look_for(self, topics: set[str]) -> None:
+        """Make the consumer ask now for the brokers of topics that are new to it: by itself it looks for topics that it
+        knows nothing of once a second, and until then it reads nothing of them."""
+        for topic in sorted(topics - self._looked_for):
+            try:
+                self._consumer.list_topics(topic, LOOK)
+            except RAISED:
+                return  # brokers that do not answer: it goes on asking by itself
+            self._looked_for.add(topic)
 
     def _number(self) -> None:
         alone: dict[int, TopicPartition | None] = {}
