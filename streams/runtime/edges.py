@@ -80,7 +80,7 @@ class ShuffleEdge:
 
     def write(self, batch: Batch, append: Append) -> None:
         hidden = [c for c in batch.frame.columns if c.startswith("$") and c != ROW and c in ("$time", "$watermark")]
-        self._frames.append(batch.frame.select([*self._wanted, *hidden]))
+        self._frames.append(batch.frame[[*self._wanted, *hidden]])
         self._rows += batch.count
         if self._rows >= _BLOCK_ROWS:
             self.flush(append, self._told, self._told_idle, marker=False)

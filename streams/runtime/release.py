@@ -128,10 +128,11 @@ class Release:
                 mask = item.frame[_TURN] < self.frontier
                 if mask.all():
                     going.append(item)
-                    continue
-                staying.append(_Waiting(item.frame.filter(~mask), item.origin, item.channel))
-                if mask.any():
+                elif not mask.any():
+                    staying.append(item)
+                else:
                     going.append(_Waiting(item.frame.filter(mask), item.origin, item.channel))
+                    staying.append(_Waiting(item.frame.filter(~mask), item.origin, item.channel))
             self._waiting[index] = staying
             joined = self._join(going)
             if joined is not None:
@@ -179,8 +180,8 @@ class Release:
                 low = first.offset
                 if item.source is not None and WATERMARK in first.frame.columns:
                     # The first of them in the order of offsets: its own watermark tells the maximum up to it.
-                    row = first.frame.filter(pl.col(ROW) == pl.col(ROW).min())
-                    maximum = int(row[WATERMARK].item(0)) + item.source.disorder
+                    row = first.frame[ROW].arg_min()
+                    maximum = int(first.frame[WATERMARK][row]) + item.source.disorder  # type: ignore[index]
             channels = {n: Channel(c.watermark, c.idle) for n, c in item.channels.items()}
             inputs[item.spec.topic] = InputPosition(low, max(item.next, item.fresh), maximum, channels)
         return TaskPosition(inputs, self.frontier, self.watermark)
