@@ -429,14 +429,18 @@ class Task:
             self.touched = True
             self.step()
 
+    @property
+    def _unfinished(self) -> bool:
+        """Rows are still to come from here, whatever is read: readers must wait for them."""
+        assert self._chain is not None
+        return self._chain.unfinished or self.release.pending
+
     def drain(self, now: float) -> None:
         """A commit begins: results, shuffle blocks and dead letters go to the open commit."""
         assert self._chain is not None
         self._chain.drain(self._advanced)
         marks = self._chain.output_watermarks()
-        # As long as rows are still to come from here, readers must wait for them.
-        left = self._chain.unfinished or self.release.pending
-        idle = not left and all(c.idle for i in self.inputs for c in i.channels.values())
+        idle = not self._unfinished and all(c.idle for i in self.inputs for c in i.channels.values())
         marker = now - self._marked_at >= _MARKER_SECONDS or idle
         for id, edge in self._shuffles.items():
             if edge.flush(self._append, marks[id], idle, marker) and marker:

@@ -261,12 +261,12 @@ MUTANTS = [
     Mutant(
         "no new writer after a commit in doubt",
         lambda: [patch.object(Worker, "_check_writer", lambda self: None)],
-        seed=141,
+        seed=50,
     ),
     Mutant(
         "a store of a lost history is taken as valid",
         lambda: [patch("streams.runtime.task.mark_of", _same_mark)],
-        seed=1,
+        seed=54,
     ),
     Mutant("no fencing of the holder", rules=LogRules(no_fencing=True)),
     Mutant("no claim id", rules=LogRules(no_claim_id=True)),
@@ -287,14 +287,18 @@ MUTANTS = [
     ),
     Mutant("a local store is used without the changelog's tail", lambda: [_patched(Task, "_restore", _no_replay)]),
     Mutant(
-        "a restarted task does not tell its shuffles again", lambda: [_patched(Task, "open", _not_told_again)], seed=16
+        "a restarted task does not tell its shuffles again", lambda: [_patched(Task, "open", _not_told_again)], seed=19
     ),
     Mutant("the frontier is not restored", lambda: [_patched(Release, "restore", _no_frontier)]),
     Mutant(
-        "the channels' watermarks are not restored", lambda: [_patched(TaskInput, "restore", _no_channels)], seed=14
+        "the channels' watermarks are not restored", lambda: [_patched(TaskInput, "restore", _no_channels)], seed=243
     ),
     Mutant("lateness by batch", lambda: [_patched(TaskInput, "_take_source", _late_by_batch)]),
     Mutant("idleness guessed downstream", lambda: [patch.object(TaskInput, "watermark", property(_guessed_idle))]),
+    Mutant(
+        "idleness told before all rows have gone on",
+        lambda: [patch.object(Task, "_unfinished", False)],
+    ),
     Mutant("a stale rewrite chunk", lambda: [patch("streams.runtime.task.chunk", _stale_chunk())]),
     Mutant(
         "a rewrite chunk without what is uncommitted", lambda: [patch.object(SimStore, "entries", _chunk_of_the_disk)]

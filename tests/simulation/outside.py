@@ -89,6 +89,8 @@ APP = program.make(_Nowhere())
 class OutsideSchedule(Schedule):
     """A schedule in which the rows of `running` are written outside, too."""
 
+    silences = False
+
     def __init__(self, seed: int) -> None:
         self.shelves = Shelves()
         super().__init__(seed)
