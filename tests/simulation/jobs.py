@@ -8,7 +8,7 @@ from tests.simulation.schedule import Result, run
 from tests.simulation.world import Violation
 
 MOST_SEEDS = 1000  # for a mutant
-SCHEDULES = 20  # between two looks for cycles: 2 MB each
+SCHEDULES = 200  # between two looks for cycles: 2 MB each
 
 
 def prepare() -> None:
