@@ -14,6 +14,7 @@ from streams.core.keys import partitions as partitions_of
 from streams.core.record import Produced, TopicPartition
 from streams.core.topology import Topology
 from streams.log.base import TopicSpec
+from streams.metrics import Metrics
 from streams.runtime.plan import prepare
 from streams.runtime.task import Tools
 from streams.runtime.worker import Worker
@@ -78,6 +79,8 @@ class Schedule:
         # The sources of some fall silent; those of the others end with a mark that all inputs wait for.
         self.silence = self.silences and seed % 5 == 2
         self.app = program.IDLE if self.silence else program.APP
+        self.topology = self.app.topology()
+        self.metrics = Metrics()  # of all processes: they take long to make
         self.data = program.Input(seed, PLACES, self.silence)
         self._fill()
 
@@ -211,12 +214,13 @@ class Schedule:
             note,
             drop,
         )
-        worker = self._stopping[process.slot] = Worker(tools, clock=clock, hook=lambda step: process.point(), wait=0.01)
+        worker = Worker(tools, metrics=self.metrics, clock=clock, hook=lambda step: process.point(), wait=0.01)
+        self._stopping[process.slot] = worker
         worker.run()
 
     def _topology(self, process: Process) -> Topology:
         """The program as this process runs it."""
-        return self.app.topology()
+        return self.topology
 
     # ---- input and output
 
@@ -265,7 +269,7 @@ class Schedule:
         although the lease is still that of whoever fenced it, and gave up.
         """
         app = self.app
-        plan = prepare(app.name, app.topology(), SimLog(self.cluster, None), app.dead_letters, program.PARTITIONS)
+        plan = prepare(app.name, self.topology, SimLog(self.cluster, None), app.dead_letters, program.PARTITIONS)
         for number, lease in sorted(self.cluster.leases.items()):
             task = plan.tasks[number]
             found = self._replayed(TopicPartition(plan.changelog(task.sub), task.partition))
