@@ -8,6 +8,8 @@ from streams.core.record import Records, TopicPartition
 from streams.core.schema import nearest
 from streams.log.base import Log, TopicInfo
 
+_GRACE = 0.5  # seconds
+
 
 def topic_info(log: Log, topic: str) -> TopicInfo:
     """What the log knows of a topic; TopicMissing, with the nearest name, if there is none."""
@@ -40,7 +42,8 @@ def read_all(
     - `patience`: seconds without anything new, before the end, after which LogUnreachable is raised.
 
     The end is taken when the reading begins; what is committed later may be among the runs or not. What an open commit
-    holds back is not waited for. Raises TopicMissing.
+    holds back is not waited for, but for a moment: Kafka says that a commit is done, and writes its markers then.
+    Raises TopicMissing.
 
     >>> from streams.core.record import Produced
     >>> from streams.log.embedded import EmbeddedLog
@@ -60,7 +63,7 @@ def read_all(
     reader = log.reader()
     try:
         reader.assign({p: begin[p] for p in left})
-        moved = time.monotonic()
+        moved, held = time.monotonic(), dict[TopicPartition, float]()
         while left:
             for records in reader.poll(most, 0.1):
                 moved = time.monotonic()
@@ -68,7 +71,10 @@ def read_all(
                 if records.next_offset >= ends[records.source]:
                     left.discard(records.source)
             # The end counts open commits and, on Kafka, the markers of transactions: there the reader knows best.
-            left -= {p for p in left if reader.caught_up(p)}
+            left -= {p for p in left if reader.position(p) >= ends[p]}
+            for p in [p for p in left if reader.caught_up(p)]:
+                if time.monotonic() - held.setdefault(p, time.monotonic()) >= _GRACE:
+                    left.discard(p)
             if left and time.monotonic() - moved > patience:
                 names = ", ".join(f"{p.topic}/{p.partition}" for p in sorted(left))
                 raise LogUnreachable(

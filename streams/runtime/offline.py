@@ -29,6 +29,7 @@ from streams.state.rocksdb import RocksStore
 
 _CACHE = 1 << 20
 _STUCK = 30.0  # seconds without progress of a replay
+_GRACE = 5.0  # seconds: Kafka says that a commit is done, and writes its markers then
 
 
 @dataclass(frozen=True)
@@ -136,11 +137,14 @@ class Replayed:
 
 
 @contextmanager
-def replayed(log: Log, plan: Plan, task: TaskId, location: Location | None, *, upto: int = 0) -> Iterator[Replayed]:
+def replayed(
+    log: Log, plan: Plan, task: TaskId, location: Location | None, *, upto: int = 0, least: int = 0
+) -> Iterator[Replayed]:
     """The state as the log has it: the newest snapshot that fits, if there is a location, and the changelog behind it.
 
     No lease and no group is needed; beside working workers it is the state of some commit. `upto`: go no further than
-    this commit (0: to the end). Raises what a restore raises.
+    this commit (0: to the end). `least`: this commit is known to be done, so it is waited for. Raises what a restore
+    raises.
     """
     changelog = TopicPartition(plan.changelog(task.sub), task.partition)
     scratch = Path(tempfile.mkdtemp(prefix="streams-state-"))
@@ -166,7 +170,7 @@ def replayed(log: Log, plan: Plan, task: TaskId, location: Location | None, *, u
         store = RocksStore(directory, cache_bytes=_CACHE)
         try:
             made = Replayed(store, 0, -1, store.mark.sequence, snapshot)
-            _replay(log, changelog, max(start, store.mark.offset), end, made, topic_id, str(task), upto)
+            _replay(log, changelog, max(start, store.mark.offset), end, made, topic_id, str(task), upto, least)
             yield made
         finally:
             store.close()
@@ -175,7 +179,15 @@ def replayed(log: Log, plan: Plan, task: TaskId, location: Location | None, *, u
 
 
 def _replay(
-    log: Log, changelog: TopicPartition, start: int, end: int, made: Replayed, topic_id: str, task: str, upto: int
+    log: Log,
+    changelog: TopicPartition,
+    start: int,
+    end: int,
+    made: Replayed,
+    topic_id: str,
+    task: str,
+    upto: int,
+    least: int,
 ) -> None:
     reader, replay = log.reader(), Replay(made.store, topic_id, trimmed=True)
     try:
@@ -193,7 +205,8 @@ def _replay(
                         replay.flush()
                     made.blocks, made.time = made.blocks + 1, stamp
             replay.flush()
-            if not got and reader.caught_up(changelog):
+            done = made.store.mark.sequence >= least or monotonic() - moved > _GRACE
+            if not got and reader.caught_up(changelog) and done:
                 break  # what is left belongs to a commit that is open
             if reader.position(changelog) > at:
                 moved, at = monotonic(), reader.position(changelog)

@@ -114,7 +114,7 @@ class Verification:
         sequence = lease.sequence if lease is not None else 0
         looked = f"{where}: lease and changelog at commit {sequence}"
         try:
-            with replayed(self._log, self._plan, task, self._location) as made:
+            with replayed(self._log, self._plan, task, self._location, least=sequence) as made:
                 if made.last_sequence != sequence:
                     yield Finding(
                         where,
