@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import polars as pl
 
-from operators.aggregation import Aggregation, Rows
+from operators.aggregation import Aggregating, Rows
 from operators.aggregators import Aggregator
 from operators.entries import WindowEntries
 from operators.stored_keys import StoredKeys, instant_bytes
@@ -16,7 +16,7 @@ from operators.windows import Tumbling
 from streams.core.batch import TIME, WATERMARK, Batch
 from streams.core.entries import Entries
 from streams.core.errors import StateMismatch, WrongType
-from streams.core.operator import Context, Operator
+from streams.core.operator import Context
 from streams.core.schema import INT64, Field, StreamType
 from streams.core.store import StoreSpec
 from streams.core.time import NEVER, duration
@@ -26,7 +26,7 @@ _ROWS = 16_384  # rows that wait before they are aggregated: a group_by of few r
 _PARTIAL = 65_536  # rows of partial results that wait before they are merged
 
 
-class Window(Operator):
+class Window(Aggregating):
     """Aggregates by key and window: `Window(tumbling("1m"), [agg.count(), agg.sum("amount").alias("spent")])`.
 
     Output: the key's columns, `window_start`, `window_end` (Int64 milliseconds), one column an aggregation. The event
@@ -97,7 +97,7 @@ class Window(Operator):
         where = self.id or "Window"
         inputs[0].require_key(where)
         inputs[0].require_time(where)
-        made = Aggregation(inputs[0], self.aggregations, where)
+        made = self.aggregation(inputs[0])
         whole = Field(pl.Int64(), python=Annotated[int, INT64])
         key = {k: inputs[0].fields[k] for k in inputs[0].key}
         fields = {**key, "window_start": whole, "window_end": whole, **made.fields}
@@ -113,12 +113,12 @@ class Window(Operator):
         return inputs[0]
 
     def needs(self, wanted: set[str], port: int, inputs: Sequence[StreamType]) -> set[str]:
-        made = Aggregation(inputs[0], self.aggregations, self.id or "Window")
+        made = self.aggregation(inputs[0])
         late = {n for n in wanted if n in inputs[0].fields or n.startswith("$")}  # the side output's
         return made.needs() | set(inputs[0].key) | late
 
     def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
-        return WindowEntries(inputs[0], Aggregation(inputs[0], self.aggregations, self.id or "Window"))
+        return WindowEntries(inputs[0], self.aggregation(inputs[0]))
 
     def hold(self) -> int:
         """Rows come at the commit: until then event time stands still behind the window, where it was at the last
@@ -128,7 +128,7 @@ class Window(Operator):
     # ---- savepoints
 
     def store_type(self, store: str, inputs: Sequence[StreamType]) -> Mapping[str, str]:
-        made = Aggregation(inputs[0], self.aggregations, self.id or "Window")
+        made = self.aggregation(inputs[0])
         return {
             "key": StoredKeys(inputs[0]).type,
             "windows": f"{self.windows.size}+{self.windows.offset}",
@@ -166,7 +166,7 @@ class Window(Operator):
     def open(self, context: Context) -> None:
         super().open(context)
         self._keys = StoredKeys(context.inputs[0])
-        self._made = Aggregation(context.inputs[0], self.aggregations, context.operator_id)
+        self._made = self.aggregation(context.inputs[0])
         self._by = [_START, *self._keys.columns]
         self._columns = list(dict.fromkeys([*self._by, *self._made.sources]))
         self._store = WindowStore(
@@ -235,7 +235,7 @@ class Window(Operator):
         if not self._waiting:
             return
         frame = pl.concat(self._waiting, rechunk=True) if len(self._waiting) > 1 else self._waiting[0]
-        partial = frame.group_by(self._by).agg(self._made.group())
+        partial = frame.group_by(self._by).agg(self._made.group)
         self._waiting, self._waiting_rows = [], 0
         self._partial.append(partial)
         self._partial_rows += partial.height
@@ -246,7 +246,7 @@ class Window(Operator):
     def _merge(self) -> None:
         """Merge the partial results to one row a window and key."""
         if len(self._partial) > 1:
-            self._partial = [pl.concat(self._partial, rechunk=True).group_by(self._by).agg(self._made.regroup())]
+            self._partial = [pl.concat(self._partial, rechunk=True).group_by(self._by).agg(self._made.regroup)]
         self._partial_rows = self._partial[0].height if self._partial else 0
 
     def _touched(self) -> pl.DataFrame | None:
@@ -257,7 +257,7 @@ class Window(Operator):
             return None
         frame = self._partial[0]
         self._partial, self._partial_rows, self._partial_limit = [], 0, _PARTIAL
-        return frame.with_columns(self._keys.encode(frame).alias(_KEY)).sort(_START, _KEY)
+        return frame.hstack([self._keys.encode(frame).alias(_KEY)]).sort(_START, _KEY)
 
     def _settle(self, touched: pl.DataFrame | None, closed: int) -> Batch | None:
         """Merge with the store, write what stays open, and give what is to be emitted."""
@@ -284,7 +284,7 @@ class Window(Operator):
         touched, rows = touched.head(ending), rows[:ending]
         if rest:
             frame = self._stored_frame([stored_keys[i] for i in rest])
-            touched = pl.concat([touched.select(frame.columns), frame]).with_row_index("$at").sort(_START, _KEY)
+            touched = pl.concat([touched[frame.columns], frame]).with_row_index("$at").sort(_START, _KEY)
             rows = np.concatenate([rows, stored[rest]])[touched["$at"].to_numpy()]
         return self._batch(touched, rows)
 
@@ -313,7 +313,7 @@ class Window(Operator):
             return None
         starts = frame[_START]
         ends = starts + self.windows.size
-        made = frame.select(self._keys.columns).hstack(
+        made = frame[list(self._keys.columns)].hstack(
             [
                 starts.alias("window_start"),
                 ends.alias("window_end"),

@@ -1,6 +1,7 @@
 """Several aggregators bound to a stream: the columns they read, how they are stored, the columns they give."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,23 @@ from operators.expressions import guarded, metadata, outputs
 from operators.folds import Array, Segments
 from streams.core.batch import Batch
 from streams.core.errors import WrongType
-from streams.core.operator import Context
+from streams.core.operator import Context, Operator
 from streams.core.schema import Field, StreamType
 
 Rows = npt.NDArray[np.void]
+
+
+class Aggregating(Operator):
+    """Base of the operators that aggregate. Their aggregators are bound to a stream once, not anew in each task."""
+
+    aggregations: Sequence[Aggregator]
+    _bound: "tuple[StreamType, str, Aggregation] | None" = None
+
+    def aggregation(self, type: StreamType) -> "Aggregation":
+        where = self.id or self.__class__.__name__
+        if self._bound is None or self._bound[0] is not type or self._bound[1] != where:
+            self._bound = type, where, Aggregation(type, self.aggregations, where)
+        return self._bound[2]
 
 
 class Aggregation:
@@ -79,7 +93,7 @@ class Aggregation:
         """The names of the parts: the layout's fields, and the columns of partial results."""
         return list(self._parts)
 
-    @property
+    @cached_property
     def signature(self) -> str:
         """What stored rows mean: key, aggregators and layout. State of another signature is refused, never misread."""
         made = [f"{n}:{t}" for n, t in self._key]
@@ -92,7 +106,7 @@ class Aggregation:
         """The columns of the stream that are read."""
         return metadata(self.reads)
 
-    @property
+    @cached_property
     def sources(self) -> list[str]:
         """The columns that the parts' expressions read once `prepared`."""
         expressions = [e for p in self._parts.values() for e in (p.rows, p.group) if e is not None]
@@ -107,6 +121,7 @@ class Aggregation:
 
     # ---- groups of rows
 
+    @cached_property
     def group(self) -> list[pl.Expr]:
         """What `group_by(...).agg(...)` makes of prepared rows: a column a part."""
         return [
@@ -116,6 +131,7 @@ class Aggregation:
             for name, part in self._parts.items()
         ]
 
+    @cached_property
     def regroup(self) -> list[pl.Expr]:
         """What `group_by(...).agg(...)` makes of partial results."""
         return [part.fold.group(pl.col(name)).alias(name) for name, part in self._parts.items()]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from operators.aggregation import Aggregation
+from operators.aggregation import Aggregating
 from operators.aggregators import Aggregator
 from operators.entries import RunningEntries
 from operators.folds import Array, Segments
@@ -16,12 +16,12 @@ from streams.core.batch import Batch
 from streams.core.entries import Entries
 from streams.core.errors import WrongType
 from streams.core.keyed_columns import KeyedColumns
-from streams.core.operator import Context, Operator
+from streams.core.operator import Context
 from streams.core.schema import StreamType
 from streams.core.store import StoreSpec
 
 
-class Running(Operator):
+class Running(Aggregating):
     """Aggregates by key over all rows so far: `Running([agg.count(), agg.max("amount").alias("largest")])`.
 
     One output row an input row: its columns, and each aggregate over the rows of its key up to it, itself included.
@@ -59,7 +59,7 @@ class Running(Operator):
     def bind(self, *inputs: StreamType) -> StreamType:
         where = self.id or "Running"
         inputs[0].require_key(where)
-        made = Aggregation(inputs[0], self.aggregations, where)
+        made = self.aggregation(inputs[0])
         for name in made.fields:
             if name in inputs[0].fields:
                 raise WrongType(
@@ -68,14 +68,14 @@ class Running(Operator):
         return inputs[0].with_fields({**inputs[0].fields, **made.fields})
 
     def needs(self, wanted: set[str], port: int, inputs: Sequence[StreamType]) -> set[str]:
-        made = Aggregation(inputs[0], self.aggregations, self.id or "Running")
+        made = self.aggregation(inputs[0])
         return (wanted - set(made.fields)) | made.needs() | set(inputs[0].key)
 
     def entries(self, store: str, inputs: Sequence[StreamType]) -> Entries:
-        return RunningEntries(inputs[0], Aggregation(inputs[0], self.aggregations, self.id or "Running"))
+        return RunningEntries(inputs[0], self.aggregation(inputs[0]))
 
     def store_type(self, store: str, inputs: Sequence[StreamType]) -> Mapping[str, str]:
-        made = Aggregation(inputs[0], self.aggregations, self.id or "Running")
+        made = self.aggregation(inputs[0])
         return {"key": StoredKeys(inputs[0]).type, "rows": made.signature}
 
     def key_of(self, store: str, entry: bytes, inputs: Sequence[StreamType]) -> bytes | None:
@@ -92,7 +92,7 @@ class Running(Operator):
     def open(self, context: Context) -> None:
         super().open(context)
         self._keys = StoredKeys(context.inputs[0])
-        self._made = Aggregation(context.inputs[0], self.aggregations, context.operator_id)
+        self._made = self.aggregation(context.inputs[0])
         self._store = context.store("running")
         self._signature = self._made.signature.encode()
         found = self._store.get(SIGNATURE)

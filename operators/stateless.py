@@ -97,6 +97,8 @@ class Select(_Columns):
         made = self._made(frame)
         exprs = [o.expr for o in made]
         hidden = carried(frame)
+        if hidden and all(o.plain and o.roots == {o.name} for o in made):
+            return batch.with_frame(frame[[*(o.name for o in made), *hidden]])
 
         def compute(frame: pl.DataFrame) -> pl.DataFrame:
             if hidden:

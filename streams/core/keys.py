@@ -46,14 +46,15 @@ def murmur2(keys: pl.Series) -> npt.NDArray[np.uint32]:
     >>> [hex(h) for h in murmur2(pl.Series([b"21", b"foobar", b"a-little-bit-long-string"]))]
     ['0xc5f2f8ec', '0xd0e47bbe', '0xc53b1da0']
     """
-    lengths = keys.bin.size().to_numpy().astype(np.int64)
-    out = np.empty(len(keys), np.uint32)
-    m, old = np.uint32(0x5BD1E995), np.seterr(over="ignore")
-    try:
+    values = keys.to_list()
+    lengths = np.fromiter(map(len, values), np.int64, len(values))
+    raw, starts = np.frombuffer(b"".join(values), np.uint8), np.cumsum(lengths) - lengths
+    out = np.empty(len(values), np.uint32)
+    m = np.uint32(0x5BD1E995)
+    with np.errstate(over="ignore"):
         for length in np.unique(lengths).tolist():
             where = np.flatnonzero(lengths == length)
-            raw = b"".join(keys.gather(where).to_list())
-            data = np.frombuffer(raw, np.uint8).reshape(len(where), length)
+            data = raw[starts[where][:, None] + np.arange(length)]
             h = np.full(len(where), np.uint32(0x9747B28C) ^ np.uint32(length), np.uint32)
             whole = length // 4
             words = np.ascontiguousarray(data[:, : whole * 4]).view("<u4") if whole else None
@@ -72,8 +73,6 @@ def murmur2(keys: pl.Series) -> npt.NDArray[np.uint32]:
             h *= m
             h ^= h >> np.uint32(15)
             out[where] = h
-    finally:
-        np.seterr(**old)
     return out
 
 

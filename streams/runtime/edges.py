@@ -47,7 +47,7 @@ class SinkEdge:
 
     def write(self, batch: Batch, append: Append, dead: Dead, now: int) -> None:
         frame = batch.frame
-        values = frame["value"].to_list() if self._raw else encode(frame.select(self._columns))
+        values = frame["value"].to_list() if self._raw else encode(frame[self._columns])
         if max(map(len, values), default=0) > self._most:
             large = [i for i, value in enumerate(values) if len(value) > self._most]
             for letter, i in zip(letters_of(batch, large), large, strict=True):
@@ -120,13 +120,10 @@ class ShuffleEdge:
         return watermark > self._told or idle != self._told_idle
 
     def _split(self, frame: pl.DataFrame) -> dict[int, pl.DataFrame]:
-        keys = key_bytes(frame, self._key).fill_null(b"")
-        unique = keys.unique(maintain_order=True)
-        chosen = partitions(unique, self.count)
         if self.count == 1:
             return {0: frame}
-        table = pl.DataFrame({"k": unique, "p": chosen})
-        places = keys.to_frame("k").join(table, on="k", how="left", maintain_order="left")["p"].to_numpy()
+        keys = key_bytes(frame, self._key)
+        places = partitions(keys.fill_null(b"") if keys.null_count() else keys, self.count)
         order = np.argsort(places, kind="stable")
         found, starts = np.unique(places[order], return_index=True)
         sorted_frame = frame[order]

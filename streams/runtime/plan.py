@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 
 from streams.core.errors import TopicMismatch, TopicMissing
@@ -9,6 +10,7 @@ from streams.core.schema import nearest
 from streams.core.stream import Node
 from streams.core.topology import SubTopology, TaskId, Topology
 from streams.log.base import Log, TopicInfo, TopicSpec
+from streams.runtime.store_types import digests, store_types
 
 _INTERNAL = {"retention.ms": "-1", "max.message.bytes": "16777216"}
 
@@ -25,6 +27,16 @@ class Plan:
     fingerprint: str
     tasks: tuple[TaskId, ...]
     dead_letters: str
+
+    @cached_property
+    def types(self) -> Mapping[int, dict[str, dict[str, str]]]:
+        """By sub-topology: what the entries of its stores are."""
+        return {sub.index: store_types(self.topology, sub) for sub in self.topology.subs}
+
+    @cached_property
+    def digests(self) -> Mapping[int, dict[str, dict[str, str]]]:
+        """The same as each commit notes it."""
+        return {index: digests(types) for index, types in self.types.items()}
 
     def changelog(self, sub: int) -> str:
         return changelog_topic(self.app, sub)

@@ -34,7 +34,6 @@ from streams.core.topology import SubTopology
 from streams.log.base import Log
 from streams.runtime.drain import SLOT, DrainWorker
 from streams.runtime.plan import Plan, lease_topic
-from streams.runtime.store_types import store_types
 from streams.runtime.task import Task
 from streams.state.base import Change
 from streams.state.changelog import encode
@@ -128,7 +127,7 @@ def create(
 def described(plan: Plan, sub: SubTopology) -> SavedSub:
     """What a savepoint says of a sub-topology."""
     inputs = tuple(SavedInput(i.topic, i.shuffle, plan.channels(sub, n)) for n, i in enumerate(sub.inputs))
-    types = store_types(plan.topology, sub)
+    types = plan.types[sub.index]
     stores = tuple(SavedStore(name, types[name]) for name in sub.stores)
     return SavedSub(sub.index, plan.partitions[sub.index], inputs, stores)
 

@@ -36,7 +36,7 @@ from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition, mark_of
 from streams.runtime.progress import Progress
 from streams.runtime.release import Release
-from streams.runtime.store_types import check_types, digests, store_types
+from streams.runtime.store_types import check_types
 from streams.runtime.watchdog import Place
 from streams.settings import Settings
 from streams.state.base import Change, Mark, StateStore
@@ -124,8 +124,6 @@ class Task:
         self.location = ""
         """The token of the checkpoint location that the last commit names."""
         self._changelog = TopicPartition(plan.changelog(id.sub), id.partition) if self.sub.stateful else None
-        self._types = store_types(plan.topology, self.sub)
-        self._digests = digests(self._types)
 
     # ---- opening and restoring
 
@@ -162,7 +160,7 @@ class Task:
             set(position.stores),
             set(self.sub.stores),
         )
-        check_types(str(self.id), position.types, self._types)
+        check_types(str(self.id), position.types, self._tools.plan.types[self.id.sub])
         self._tail = self._next_tail = position.tail
         self.location, self._before = position.location, mark_of(self.store.mark.position) if self.store else ""
         try:
@@ -461,7 +459,7 @@ class Task:
     def changelog(self, lease: Lease) -> tuple[dict[TopicPartition, Committed], bytes]:
         """Append the changelog blocks of this commit (step 4); the positions to commit, and as in the last block."""
         position = self.release.position()
-        position.stores, position.types = list(self.sub.stores), self._digests
+        position.stores, position.types = list(self.sub.stores), self._tools.plan.digests[self.id.sub]
         if self._changelog is not None:
             assert self.store is not None
             changes, self._next_tail = self._rewritten(lease, self.store.changes())
