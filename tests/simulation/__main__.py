@@ -12,13 +12,14 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 os.environ.setdefault("POLARS_MAX_THREADS", "1")
 if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is a part of a schedule
     os.environ["PYTHONHASHSEED"] = "0"
     os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
 
+from tests.ending import end_in_order
 from tests.simulation import outside as sinks
 from tests.simulation.jobs import mutant, one, one_outside, prepare
 from tests.simulation.mutants import MUTANTS
@@ -27,21 +28,30 @@ from tests.simulation.schedule import Result, Schedule
 from tests.simulation.world import Violation
 
 Job = Callable[[int], Result | str]
+TELL = 60.0  # seconds between two lines on how far it is
 ALL = len(MUTANTS) + len(sinks.MUTANTS)
 
 
-def schedules(seeds: Iterable[int], processes: int, job: Job = one) -> int:
-    started, total, wrong = time.monotonic(), Counter[str](), list[str]()
+def schedules(seeds: Sequence[int], processes: int, job: Job = one) -> int:
+    """Many schedules. Ended early, by Ctrl-C or SIGTERM, it tells of those that it has done: all up to some seed."""
+    started = told = time.monotonic()
+    total, wrong = Counter[str](), list[str]()
     count = commits = steps = 0
     with multiprocessing.get_context("spawn").Pool(processes, prepare) as pool:
-        for result in pool.imap_unordered(job, seeds, chunksize=20):
-            count += 1
-            if isinstance(result, str):
-                wrong.append(result)
-                print(f"VIOLATION {result}", flush=True)
-                continue
-            total.update(result.faults)
-            commits, steps = commits + result.commits, steps + result.steps
+        try:
+            for result in pool.imap(job, seeds, chunksize=20):
+                count += 1
+                if isinstance(result, str):
+                    wrong.append(result)
+                    print(f"VIOLATION {result}", flush=True)
+                    continue
+                total.update(result.faults)
+                commits, steps = commits + result.commits, steps + result.steps
+                if time.monotonic() - told >= TELL:
+                    told = time.monotonic()
+                    print(f"{count:,} schedules, up to seed {seeds[count - 1]}, {len(wrong)} violations", flush=True)
+        except (KeyboardInterrupt, SystemExit):
+            print(f"ended before seed {seeds[count]}", flush=True)
     spent = time.monotonic() - started
     print(f"{count:,} schedules in {spent:.0f} s: {steps:,} steps, {commits:,} commits, {len(wrong)} violations")
     print("  faults: " + ", ".join(f"{name} {number:,}" for name, number in sorted(total.items())))
@@ -67,6 +77,7 @@ def main() -> int:
     parser.add_argument("--mutants", action="store_true", help="show that each mutant is caught")
     parser.add_argument("--outside", action="store_true", help="with a sink outside the log, and its mutants")
     options = parser.parse_args()
+    end_in_order()
     if options.mutants:
         return mutants(options.processes, options.outside)
     if options.seed is None:

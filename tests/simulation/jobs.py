@@ -1,6 +1,7 @@
 """What a process of the command does: one schedule, or all that it takes to catch one mutant."""
 
 import gc
+import signal
 
 from tests.simulation import outside
 from tests.simulation.mutants import MUTANTS
@@ -12,7 +13,9 @@ SCHEDULES = 200  # between two looks for cycles: 2 MB each
 
 
 def prepare() -> None:
-    """For a process of many schedules: it looks for cycles after one, not within; that was a tenth of the time."""
+    """For a process of many schedules: it looks for cycles after one, not within; that was a tenth of the time. When
+    it is to end, the command says so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.freeze()
     gc.disable()
 

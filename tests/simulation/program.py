@@ -98,7 +98,7 @@ class Row:
 class Input:
     """Some rows for each partition, with disorder and late ones, from a seed; an end mark after them, or silence."""
 
-    def __init__(self, seed: int, place_of: "dict[str, int]", silence: bool, count: int = 24) -> None:
+    def __init__(self, seed: int, place_of: "dict[str, int]", silence: bool, count: int) -> None:
         self.silence, self.place_of, self.lateness = silence, place_of, 3 * MINUTE if silence else LATENESS
         rng = random.Random(seed * 7919 + 1)
         self.tx: list[Row] = []
