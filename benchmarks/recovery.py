@@ -135,6 +135,8 @@ class Watch:
         self._waiting: dict[int, int] = {}  # partition: an id that has to be passed
         self._passed: dict[int, float] = {}
         self._last = self.silence = 0.0
+        self._seen: dict[int, float] = {}  # by partition
+        self.pauses: dict[int, float] = {}
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -155,9 +157,11 @@ class Watch:
         raise SystemExit(f"no new output within {limit:.0f} s")
 
     def listen(self) -> None:
-        """From now on `silence` is the longest time between two outputs."""
+        """From now on `silence` is the longest time between two outputs, and `pauses` that of each partition."""
         with self._lock:
             self._last, self.silence = time.monotonic(), 0.0
+            self._seen = dict.fromkeys(range(PARTITIONS), self._last)
+            self.pauses = dict.fromkeys(range(PARTITIONS), 0.0)
 
     def until(self, count: int, limit: float) -> None:
         deadline = time.monotonic() + limit
@@ -180,6 +184,8 @@ class Watch:
                 newest = json.loads(records.values()[-1] or b"")["id"]
                 with self._lock:
                     self._last, self.silence = now, max(self.silence, now - self._last)
+                    self.pauses[partition] = max(self.pauses.get(partition, 0.0), now - self._seen.get(partition, now))
+                    self._seen[partition] = now
                     if newest >= self._waiting.get(partition, newest + 1) and partition not in self._passed:
                         self._passed[partition] = now
 
@@ -243,7 +249,7 @@ def measure(case: str, brokers: str, keys: int, rounds: int) -> list[float]:
         for _ in range(rounds):
             watch.until(feed.written - RATE, 120)
             if case == "snapshot":
-                _await_snapshots(directory / "checkpoints")
+                await_snapshots(directory / "checkpoints")
             else:
                 time.sleep(3)
             if case == "kills":
@@ -276,7 +282,7 @@ def _count(case: str, keys: int) -> int:
     return SMALL if case in ("small", "other", "kills") else keys
 
 
-def _await_snapshots(location: Path) -> None:
+def await_snapshots(location: Path) -> None:
     """Until each task has one."""
     deadline = time.monotonic() + 300
     while len({path.parent for path in location.rglob("manifests/*.json")}) < PARTITIONS:
@@ -287,7 +293,7 @@ def _await_snapshots(location: Path) -> None:
 
 
 @contextmanager
-def _kafka(brokers: str | None) -> Iterator[str]:
+def kafka(brokers: str | None) -> Iterator[str]:
     if brokers:
         yield brokers
         return
@@ -309,7 +315,7 @@ def _kafka(brokers: str | None) -> Iterator[str]:
 def main(keys: int, rounds: int, cases: str, log: str, brokers: str | None) -> None:
     """Measure recoveries, one case after the other."""
     with ExitStack() as stack:
-        at = stack.enter_context(_kafka(brokers)) if log == "kafka" else ""
+        at = stack.enter_context(kafka(brokers)) if log == "kafka" else ""
         click.echo("case       keys       median s  longest s  rounds")
         for case in cases.split(","):
             times = sorted(measure(case, at, keys, rounds))

@@ -182,7 +182,7 @@ def make_worker(
     from streams.metrics import Metrics
     from streams.runtime.notes import to_logger
     from streams.runtime.plan import prepare
-    from streams.runtime.task import Tools
+    from streams.runtime.tools import Tools
     from streams.runtime.watchdog import Watchdog
     from streams.runtime.worker import Worker
 

@@ -38,7 +38,8 @@ from streams.log.base import Log
 from streams.protocol import Lease
 from streams.runtime.inputs import BlockOrigin
 from streams.runtime.plan import Plan, prepare
-from streams.runtime.task import Task, Tools
+from streams.runtime.task import Task
+from streams.runtime.tools import Tools
 
 if TYPE_CHECKING:
     from streams.app import App

@@ -22,7 +22,8 @@ from streams.runtime.report import (
     TaskReport,
     WorkerReport,
 )
-from streams.runtime.task import State, Task, Tools
+from streams.runtime.task import State, Task
+from streams.runtime.tools import Tools
 
 _LAST = 50  # commits, dead letters and aborts that are remembered
 _CAUSE = 300  # characters of a cause that are shown

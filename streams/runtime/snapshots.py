@@ -22,6 +22,7 @@ from streams.checkpoint.restore import Restore
 from streams.checkpoint.snapshotter import Job, Outcome, Snapshotter
 from streams.core.clock import Clock
 from streams.core.errors import CheckpointError, LocationUnreachable, StateCorrupt, StateError
+from streams.core.topology import TaskId
 from streams.metrics import Metrics
 from streams.runtime.notes import Note
 from streams.runtime.progress import Progress
@@ -103,7 +104,7 @@ class Snapshots:
                     self._copy(name, task, self._flushing.pop(name), metrics)
             elif now >= self._due.setdefault(name, now + self._interval * secrets.randbelow(1000) / 1000):
                 # The first one at a random time within the interval: tasks do not all upload at once.
-                if task.store.mark.sequence == self._done.get(name) or self._snapshotter.busy(name_of(task)):
+                if task.store.mark.sequence == self._done.get(name) or self._snapshotter.busy(name_of(task.id)):
                     continue
                 self._flushing[name] = self._snapshotter.flush(task.store.flush)
 
@@ -155,7 +156,7 @@ class Snapshots:
         again = self._again.pop(name, ())
         # What this process has written since then is trusted: reading everything for each snapshot would cost too much.
         verify = task.store.verify if name not in self._verified else None
-        job = Job(name_of(task), directory, task.store.mark, self._fingerprint, again=again, verify=verify)
+        job = Job(name_of(task.id), directory, task.store.mark, self._fingerprint, again=again, verify=verify)
         self._snapshotter.submit(job)
 
     def _take(self, outcome: Outcome, metrics: Metrics) -> None:
@@ -183,12 +184,12 @@ class Snapshots:
             if outcome.trim is not None:
                 self._floors[task] = outcome.trim
 
-    def corrupted(self, task: Task) -> None:
+    def corrupted(self, id: TaskId) -> None:
         """The task's store is damaged. The snapshot that it was made from, unless verified since, is doubted: its
         files are as they were uploaded, but may have been damaged before. Others are tried first."""
-        made_from = self._made_from.pop(str(task.id), None)
+        made_from = self._made_from.pop(str(id), None)
         if made_from is not None:
-            self._doubted.setdefault(str(task.id), set()).add(made_from)
+            self._doubted.setdefault(str(id), set()).add(made_from)
 
     def floor(self, task: Task) -> int | None:
         """The changelog's offset below which no snapshot that is kept needs it; None if that is not known."""
@@ -198,11 +199,11 @@ class Snapshots:
         """The task is closed here: its job is given up."""
         name = str(task.id)
         self._verified.discard(name)
-        self._snapshotter.abandon(name_of(task))
+        self._snapshotter.abandon(name_of(task.id))
         for known in (self._due, self._done, self._floors, self._flushing):
             known.pop(name, None)
 
-    def restore(self, task: Task, directory: Path, topic_id: str, start: int, most: int) -> Iterator[None]:
+    def restore(self, id: TaskId, directory: Path, topic_id: str, start: int, most: int) -> Iterator[None]:
         """Bring the newest snapshot that fits, of commit `most` or before, into `directory`; yields until it is there,
         or none is.
 
@@ -213,39 +214,39 @@ class Snapshots:
             restore = Restore(
                 self._location,
                 self._app,
-                name_of(task),
+                name_of(id),
                 directory,
                 max_sequence=most,
                 topic_id=topic_id,
                 min_offset=start,
-                doubted=self._doubted.get(str(task.id), ()),
+                doubted=self._doubted.get(str(id), ()),
             )
             try:
-                yield from self._progress(task, restore)
+                yield from self._progress(id, restore)
             finally:
                 restore.close()
             result = restore.wait()
             for text in result.notes:
-                self._note(f"task {task.id}: {text}")
+                self._note(f"task {id}: {text}")
             if result.manifest is not None:
-                self._made_from[str(task.id)] = result.manifest.number, result.manifest.writer
+                self._made_from[str(id)] = result.manifest.number, result.manifest.writer
             if result.damaged:
-                self._again[str(task.id)] = result.damaged
+                self._again[str(id)] = result.damaged
             if result.error is None:
                 return
             if start == 0:
-                self._note(f"task {task.id}: the changelog is replayed from its start, since {result.error.what}")
+                self._note(f"task {id}: the changelog is replayed from its start, since {result.error.what}")
                 return
             if not isinstance(result.error, LocationUnreachable):
                 raise result.error
-            self._note(f"task {task.id}: it waits for its snapshot: {result.error.what}")
+            self._note(f"task {id}: it waits for its snapshot: {result.error.what}")
             again = self._clock.monotonic() + _ASK
             while self._clock.monotonic() < again:
                 yield
 
-    def _progress(self, task: Task, restore: Restore) -> Iterator[None]:
+    def _progress(self, id: TaskId, restore: Restore) -> Iterator[None]:
         def say(text: str) -> None:
-            self._note(f"task {task.id}: {text}", logging.INFO, task=str(task.id))
+            self._note(f"task {id}: {text}", logging.INFO, task=str(id))
 
         progress = Progress("restoring a snapshot", say, self._clock)
         while restore.poll() is None:
@@ -275,6 +276,6 @@ class Snapshots:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def name_of(task: Task) -> str:
+def name_of(id: TaskId) -> str:
     """The task's name in the location."""
-    return f"{task.id.sub}-{task.id.partition}"
+    return f"{id.sub}-{id.partition}"

@@ -9,43 +9,35 @@ inputs yet. After an abort a task is closed and a new one is opened: nothing unc
 
 import base64
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
-from pathlib import Path
 from time import perf_counter
 
 from streams import protocol
 from streams.core.batch import Batch, Letter
-from streams.core.clock import Clock
-from streams.core.errors import Fenced, LogError, StateCorrupt, StateMismatch, StreamsError
+from streams.core.errors import StreamsError
 from streams.core.record import Produced, Records, TopicPartition
 from streams.core.store import KeyValueStore, StoreSpec
 from streams.core.stream import Node
 from streams.core.time import NEVER
 from streams.core.topology import TaskId
-from streams.log.base import Committed, Log
+from streams.log.base import Committed
 from streams.protocol import Lease
 from streams.runtime.chain import Chain
 from streams.runtime.edges import ShuffleEdge, SinkEdge
 from streams.runtime.inputs import TaskInput
-from streams.runtime.notes import Note
 from streams.runtime.outside import OutsideSinks
-from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition, mark_of
-from streams.runtime.progress import Progress
+from streams.runtime.recovery import Recovery, check_lease
 from streams.runtime.release import Release
 from streams.runtime.store_types import check_types
-from streams.runtime.watchdog import Place
+from streams.runtime.tools import Tools
 from streams.settings import Settings
 from streams.state.base import Change, Mark, StateStore
-from streams.state.changelog import NotThatHistory, Replay, encode
+from streams.state.changelog import encode
 from streams.state.rewrite import CHUNK, Tail, chunk, due, grown
 
 _MARKER_SECONDS = 0.2
-_SNAPSHOTS = 4  # how many are tried whose stores turn out to be damaged when they are opened
-_NO_PROGRESS = 60.0  # seconds without anything to replay, far above the timeout of a transaction
 
 
 def piece_rows(settings: Settings) -> int:
@@ -60,29 +52,6 @@ class State(Enum):
     CLOSED = "closed"
 
 
-@dataclass(frozen=True)
-class Tools:
-    """What a worker lends its tasks."""
-
-    log: Log
-    plan: Plan
-    settings: Settings
-    clock: Clock
-    open_state: Callable[[Path], StateStore]
-    state_dir: Path
-    note: Note
-    drop_state: Callable[[Path], None] = shutil.rmtree
-    download: "Callable[[Task, Path, str, int, int], Iterator[None]] | None" = None
-    """Brings the newest snapshot that fits into a directory; None without a checkpoint location. Topic id, start of the
-    changelog, the newest commit to take."""
-    corrupted: "Callable[[Task], None] | None" = None
-    """Told that a task's local store is damaged."""
-    location: Callable[[], str] | None = None
-    """What commits name as the token of the checkpoint location; None without one."""
-    place: Place = field(default_factory=Place)
-    """Which operator runs now."""
-
-
 class Task:
     """One task of a worker. `append` hands records to the worker's open commit."""
 
@@ -94,8 +63,6 @@ class Task:
         self.touched = False
         self.oldest: int | None = None
         self.restore_seconds = 0.0
-        self.restored_entries = 0
-        self.restored_from = 0
         self.records_in: dict[str, int] = {}
         self.inputs: list[TaskInput] = []
         self.partitions: list[TopicPartition] = []
@@ -107,7 +74,6 @@ class Task:
         timed = all(i.spec.type.time for i in self.inputs)
         self.channels = channels
         self.release = Release(self.inputs, channels > 1 and self.sub.ordered and timed)
-        self.store: StateStore | None = None
         self._chain: Chain | None = None
         self._sinks = {
             n.id: SinkEdge(n, id.partition, plan.topics[n.sink.topic].partitions, tools.settings.record_bytes)
@@ -124,6 +90,7 @@ class Task:
         self.location = ""
         """The token of the checkpoint location that the last commit names."""
         self._changelog = TopicPartition(plan.changelog(id.sub), id.partition) if self.sub.stateful else None
+        self._recovery = Recovery(id, lease, tools, self._changelog) if self._changelog is not None else None
 
     # ---- opening and restoring
 
@@ -140,11 +107,8 @@ class Task:
         started = perf_counter()
         position = TaskPosition({})
         if self._changelog is not None:
-            try:
-                yield from self._restore(committed)
-            except StateMismatch:
-                self._check_lease()
-                raise
+            assert self._recovery is not None
+            yield from self._recovery.run(committed.get(self.partitions[0]))
             assert self.store is not None
             if self.store.mark.position:
                 position = TaskPosition.decode(self.store.mark.position)
@@ -166,7 +130,7 @@ class Task:
         try:
             self.outside.open(self.lease.sequence, position.tokens)
         except StreamsError:
-            self._check_lease()
+            check_lease(self.id, self.lease, self._tools)
             raise
         self.touched = bool(position.tokens)  # the next commit notes that they are published
         self._place(position)
@@ -183,159 +147,8 @@ class Task:
         self.restore_seconds = perf_counter() - started
         self.state = State.RUNNING
 
-    def _check_lease(self) -> None:
-        """A changelog that does not fit the lease: has another worker taken it meanwhile, and gone on?"""
-        found = self._tools.log.leases(self._tools.plan.app, [self.id.number])[self.id.number]
-        if found != self.lease:
-            raise Fenced(f"task {self.id} was taken over while it was restored (its lease is {found} now)")
-
-    def _restore(self, committed: dict[TopicPartition, Committed | None]) -> Iterator[None]:
-        assert self._changelog is not None
-        log, lease = self._tools.log, self.lease
-        topic_id = self._tools.plan.topics[self._changelog.topic].id
-        self.store = self._open_store()
-        mark = self.store.mark
-        known = committed.get(self.partitions[0])
-        same = known is None or known.note in ("", mark_of(mark.position))
-        if lease.sequence and mark.sequence == lease.sequence and mark.topic_id == topic_id and same:
-            return  # the usual restart: the store stands exactly where the lease does
-        start = log.starts([self._changelog])[self._changelog]
-        usable = protocol.local_state_usable(
-            store_sequence=mark.sequence,
-            lease_sequence=lease.sequence,
-            store_offset=mark.offset,
-            changelog_start=start,
-            same_topic=mark.topic_id in ("", topic_id),
-        ) and (same or mark.sequence < lease.sequence)
-        if usable and mark.sequence:
-            try:
-                yield from self._bring_forward(start, topic_id, known)
-                return
-            except NotThatHistory:
-                self._check_lease()
-                usable = same = False
-        if not usable and mark.sequence:
-            if mark.topic_id not in ("", topic_id):
-                why = f"is of another log, or of a changelog {self._changelog.topic} that was deleted"
-            elif mark.sequence > lease.sequence or not same:
-                why = f"stands at a commit {mark.sequence} that the log does not have (it is at {lease.sequence})"
-            else:
-                why = "is older than the beginning of its changelog"
-            self._say(f"local state {why}: it is made anew from the log, and nothing is lost")
-            self.store = self._new_store()
-        most = lease.sequence
-        while True:
-            yield from self._download(topic_id, start, most)
-            found = self.store.mark.sequence
-            try:
-                yield from self._bring_forward(start, topic_id, known)
-                return
-            except NotThatHistory as error:
-                self._check_lease()
-                if not found:
-                    raise
-                self._say(f"the snapshot at commit {found} does not fit the log: {error.what}; an older one is taken")
-                self.store, most = self._new_store(), found - 1
-
-    def _bring_forward(self, start: int, topic_id: str, known: Committed | None) -> Iterator[None]:
-        """From where the store stands now to the lease's commit; NotThatHistory if that place is not in the log."""
-        assert self._changelog is not None and self.store is not None
-        found = self.restored_from = self.store.mark.sequence
-        self._last_block = None
-        end = self._tools.log.ends([self._changelog])[self._changelog]
-        if end > start:  # at sequence 0 too: a missing lease record beside a changelog must be found
-            yield from self._replay(max(self.store.mark.offset, start), end, topic_id)
-        try:
-            protocol.check_restored(str(self.id), self.lease.sequence, self._last_block, self.store.mark.sequence)
-        except StateMismatch as error:
-            if found:
-                raise NotThatHistory(error.what, where=error.where, fix=error.fix) from error
-            raise
-        if found and known is not None and known.note not in ("", mark_of(self.store.mark.position)):
-            raise NotThatHistory(f"commit {self.lease.sequence} of the store is another one than the log's")
-
-    def _download(self, topic_id: str, start: int, most: int) -> Iterator[None]:
-        """An empty store: begin with the newest snapshot up to commit `most`, if there is a place for them."""
-        assert self.store is not None
-        if self._tools.download is None or not most:
-            return
-        for _ in range(_SNAPSHOTS):
-            self.store.close()
-            self._tools.drop_state(self._directory())
-            yield from self._tools.download(self, self._directory(), topic_id, start, most)
-            self._damaged = False
-            self.store = self._open_store()
-            if not self._damaged:
-                return  # else the next one is another one
-
-    _last_block: int | None = None
-    _damaged = False
-
-    def _replay(self, offset: int, end: int, topic_id: str) -> Iterator[None]:
-        assert self._changelog is not None and self.store is not None
-        reader = self._tools.log.reader()
-        before = mark_of(self.store.mark.position)
-
-        def follows(position: bytes) -> bool:
-            return TaskPosition.decode(position).before in ("", before)
-
-        replay = Replay(self.store, topic_id, trimmed=True, follows=follows if before else None)
-        try:
-            reader.assign({self._changelog: offset})
-            moved, position, read = self._tools.clock.monotonic(), -1, 0
-            progress = Progress("replaying the changelog", lambda t: self._say(t, logging.INFO), self._tools.clock)
-            while self.store.mark.sequence < self.lease.sequence or not self.lease.sequence:
-                for records in reader.poll(5000, 0.02):
-                    for value, at in zip(records.values(), records.offsets(), strict=True):
-                        replay.add(value or b"", at + 1)
-                        read += len(value or b"")
-                    self.restored_entries += len(records)
-                replay.flush()
-                # Not before the end that was seen after the lease was taken: the marker of the last transaction may be
-                # written late, and until then its blocks are held back.
-                now, at_last = self._tools.clock.monotonic(), reader.position(self._changelog)
-                progress.at(at_last - offset, end - offset, read)
-                if at_last >= end:
-                    break
-                if at_last > position:
-                    moved, position = now, at_last
-                elif now - moved > _NO_PROGRESS:
-                    raise LogError(
-                        f"task {self.id}: its changelog cannot be read on at {at_last} of {end}",
-                        where=f"topic {self._changelog.topic}, partition {self._changelog.partition}",
-                        fix="see whether the brokers have a transaction that hangs there, or are not reachable",
-                    )
-                yield
-            replay.flush()
-            if replay.first:
-                tail = TaskPosition.decode(self.store.mark.position).tail
-                protocol.check_whole(str(self.id), replay.first, tail.base)
-            self._last_block = self.store.mark.sequence or None
-        finally:
-            reader.close()
-
     def _say(self, text: str, level: int = logging.WARNING) -> None:
         self._tools.note(f"task {self.id}: {text}", level, task=str(self.id))
-
-    def _directory(self) -> Path:
-        return self._tools.state_dir / f"{self.id.sub}-{self.id.partition}"
-
-    def _open_store(self) -> StateStore:
-        try:
-            return self._tools.open_state(self._directory())
-        except StateCorrupt as error:
-            self._say(f"{error.what}; the store is made anew from the changelog")
-            self._damaged = True
-            if self._tools.corrupted is not None:
-                self._tools.corrupted(self)
-            self._tools.drop_state(self._directory())
-            return self._tools.open_state(self._directory())
-
-    def _new_store(self) -> StateStore:
-        if self.store is not None:
-            self.store.close()
-        self._tools.drop_state(self._directory())
-        return self._tools.open_state(self._directory())
 
     def _place(self, position: TaskPosition) -> None:
         named = {i.spec.topic: tp for i, tp in zip(self.inputs, self.partitions, strict=True)}
@@ -532,6 +345,21 @@ class Task:
         self.oldest = None
 
     @property
+    def store(self) -> StateStore | None:
+        """The task's state; None without any, and before and after its life."""
+        return self._recovery.store if self._recovery is not None else None
+
+    @property
+    def restored_entries(self) -> int:
+        """How many changelog blocks were read."""
+        return self._recovery.entries if self._recovery is not None else 0
+
+    @property
+    def restored_from(self) -> int:
+        """The commit at which the local store, or the snapshot, was found."""
+        return self._recovery.began_at if self._recovery is not None else 0
+
+    @property
     def chain(self) -> Chain:
         assert self._chain is not None
         return self._chain
@@ -552,10 +380,8 @@ class Task:
         """End, or abort: what is uncommitted is forgotten."""
         if self._chain is not None:
             self._chain.close()
-        if self.store is not None:
-            self.store.rollback()
-            self.store.close()
-            self.store = None
+        if self._recovery is not None:
+            self._recovery.close()
         self.state = State.CLOSED
 
     # ---- inside

@@ -26,7 +26,8 @@ from streams.protocol import Lease
 from streams.runtime.leases import take_all
 from streams.runtime.reporter import Reporter
 from streams.runtime.silence import Silences
-from streams.runtime.task import State, Task, Tools
+from streams.runtime.task import State, Task
+from streams.runtime.tools import Tools
 from streams.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:

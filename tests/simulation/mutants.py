@@ -15,6 +15,7 @@ from streams.core.record import TopicPartition
 from streams.core.time import NEVER
 from streams.runtime.inputs import Read, TaskInput
 from streams.runtime.position import Channel
+from streams.runtime.recovery import Recovery
 from streams.runtime.release import Release
 from streams.runtime.task import Task
 from streams.runtime.worker import Worker
@@ -123,12 +124,12 @@ def _gives_back_first(revoke):
 # ---- restoring
 
 
-def _no_replay(restore):
-    def mutant(self, committed):
+def _no_replay(run):
+    def mutant(self, known):
         self.store = self._open_store()
         if not self.store.mark.sequence:
             self.store.close()
-            yield from restore(self, committed)
+            yield from run(self, known)
 
     return mutant
 
@@ -157,8 +158,13 @@ def _no_channels(restore):
     return mutant
 
 
-def _same_mark(position):
-    return "same" if position else ""
+def _no_marks():
+    """All commits have one mark."""
+
+    def same(position):
+        return "same" if position else ""
+
+    return [patch(f"streams.runtime.{module}.mark_of", same) for module in ("task", "recovery")]
 
 
 # ---- time
@@ -245,7 +251,7 @@ MUTANTS = [
         "apply before commit, and no marks of commits",
         lambda: [
             _patched(Task, "changelog", _applied_first),
-            patch("streams.runtime.task.mark_of", _same_mark),
+            *_no_marks(),
         ],
         seed=25,
     ),
@@ -255,7 +261,7 @@ MUTANTS = [
             _patched(Task, "changelog", _applied_first),
             patch.object(protocol, "local_state_usable", lambda **known: True),
             patch.object(protocol, "check_restored", lambda *known: None),
-            patch("streams.runtime.task.mark_of", _same_mark),
+            *_no_marks(),
         ],
     ),
     Mutant(
@@ -265,7 +271,7 @@ MUTANTS = [
     ),
     Mutant(
         "a store of a lost history is taken as valid",
-        lambda: [patch("streams.runtime.task.mark_of", _same_mark)],
+        _no_marks,
         seed=54,
     ),
     Mutant("no fencing of the holder", rules=LogRules(no_fencing=True)),
@@ -285,7 +291,7 @@ MUTANTS = [
         ],
         seed=451,
     ),
-    Mutant("a local store is used without the changelog's tail", lambda: [_patched(Task, "_restore", _no_replay)]),
+    Mutant("a local store is used without the changelog's tail", lambda: [_patched(Recovery, "run", _no_replay)]),
     Mutant(
         "a restarted task does not tell its shuffles again", lambda: [_patched(Task, "open", _not_told_again)], seed=19
     ),

@@ -16,7 +16,7 @@ from streams.core.topology import Topology
 from streams.log.base import TopicSpec
 from streams.metrics import Metrics
 from streams.runtime.plan import prepare
-from streams.runtime.task import Tools
+from streams.runtime.tools import Tools
 from streams.runtime.worker import Worker
 from streams.settings import Settings
 from streams.state.changelog import Replay
