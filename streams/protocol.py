@@ -210,8 +210,16 @@ def check_program(
     if sequence == 0:
         return
     fix = "run the old program, or carry its state over with a savepoint (docs/savepoints.md)"
+    if not inputs_then:
+        raise StateMismatch(
+            f"the log knows {sequence} commits of task {task}, but not any more how far it has read",
+            where=f"inputs {', '.join(sorted(inputs))}",
+            fix="if the program kept state in this task when it last ran: run the old one; else brokers have forgotten "
+            "the committed offsets (offsets.retention.minutes, a week by default, while no worker ran) or somebody "
+            "has deleted them: set them to where the task is to go on, or begin anew with streams reset",
+        )
     if inputs_then != inputs:
-        then = ", ".join(sorted(inputs_then)) or "kept elsewhere"
+        then = ", ".join(sorted(inputs_then))
         raise StateMismatch(
             f"the program has changed: task {task} reads other topics than it did",
             where=f"then {then}; now {', '.join(sorted(inputs))}",

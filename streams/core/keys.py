@@ -48,13 +48,15 @@ def murmur2(keys: pl.Series) -> npt.NDArray[np.uint32]:
     """
     values = keys.to_list()
     lengths = np.fromiter(map(len, values), np.int64, len(values))
-    raw, starts = np.frombuffer(b"".join(values), np.uint8), np.cumsum(lengths) - lengths
-    out = np.empty(len(values), np.uint32)
+    order = np.argsort(lengths, kind="stable")  # keys of one length lie together
+    raw = np.frombuffer(b"".join(map(values.__getitem__, order.tolist())), np.uint8)
+    distinct, counts = np.unique(lengths, return_counts=True)
+    out, at, begin = np.empty(len(values), np.uint32), 0, 0
     m = np.uint32(0x5BD1E995)
     with np.errstate(over="ignore"):
-        for length in np.unique(lengths).tolist():
-            where = np.flatnonzero(lengths == length)
-            data = raw[starts[where][:, None] + np.arange(length)]
+        for length, count in zip(distinct.tolist(), counts.tolist(), strict=True):
+            where, at = order[at : at + count], at + count
+            data, begin = raw[begin : begin + count * length].reshape(count, length), begin + count * length
             h = np.full(len(where), np.uint32(0x9747B28C) ^ np.uint32(length), np.uint32)
             whole = length // 4
             words = np.ascontiguousarray(data[:, : whole * 4]).view("<u4") if whole else None

@@ -32,8 +32,8 @@ def letters_of(batch: Batch, rows: Sequence[int]) -> list[Letter]:
 class SinkEdge:
     """Writes rows to a topic as JSON. Without a key, a task writes to one partition: its own number's.
 
-    A row whose record would have more than `most_bytes` becomes a dead letter: the log would refuse it, and the commit
-    with it, again and again.
+    A row whose record would have more than `most_bytes`, key and value, becomes a dead letter: the log would refuse
+    it, and the commit with it, again and again.
     """
 
     def __init__(self, node: Node, partition: int, count: int, most_bytes: int) -> None:
@@ -48,14 +48,16 @@ class SinkEdge:
     def write(self, batch: Batch, append: Append, dead: Dead, now: int) -> None:
         frame = batch.frame
         values = frame["value"].to_list() if self._raw else encode(frame[self._columns])
-        if max(map(len, values), default=0) > self._most:
-            large = [i for i, value in enumerate(values) if len(value) > self._most]
-            for letter, i in zip(letters_of(batch, large), large, strict=True):
-                cause = f"the record for topic {self.topic!r} has {len(values[i]):,} bytes, more than {self._most:,}"
-                dead(letter, cause, self._id)
-            frame = frame.filter(~pl.int_range(pl.len()).is_in(large))
-            values = [value for value in values if len(value) <= self._most]
         keys: Sequence[bytes | None] = key_bytes(frame, self.key).to_list() if self.key else [None] * frame.height
+        longest = max(map(len, filter(None, keys)), default=0) if self.key else 0
+        if max(map(len, values), default=0) + longest > self._most:
+            sizes = [len(value) + len(key or b"") for value, key in zip(values, keys, strict=True)]
+            large = [i for i, size in enumerate(sizes) if size > self._most]
+            for letter, i in zip(letters_of(batch, large), large, strict=True):
+                cause = f"the record for topic {self.topic!r} has {sizes[i]:,} bytes, more than {self._most:,}"
+                dead(letter, cause, self._id)
+            small = [i for i, size in enumerate(sizes) if size <= self._most]
+            frame, values, keys = frame[small], [values[i] for i in small], [keys[i] for i in small]
         times: Sequence[int] | int = frame[TIME].to_list() if TIME in frame.columns else now
         append(Produced(self.topic, None if self.key else self._partition, keys, values, times))
         self.records += frame.height
@@ -134,9 +136,21 @@ class ShuffleEdge:
 
 
 def _pieces(frame: pl.DataFrame | None) -> list[pl.DataFrame | None]:
-    """The frame in pieces of about _BLOCK_BYTES."""
-    if frame is None:
-        return [None]
-    count = min(frame.height, int(frame.estimated_size()) // _BLOCK_BYTES + 1)
-    rows = -(-frame.height // count)
-    return [frame.slice(start, rows) for start in range(0, frame.height, rows)]
+    """The frame in pieces of about _BLOCK_BYTES, or of one row that is larger."""
+    if frame is None or frame.estimated_size() <= _BLOCK_BYTES:
+        return [frame]
+    sizes = np.full(frame.height, 16 * frame.width, np.int64)
+    for column in frame:
+        if column.dtype == pl.String:
+            sizes += column.str.len_bytes().fill_null(0).to_numpy()
+        elif column.dtype == pl.Binary:
+            sizes += column.bin.size().fill_null(0).to_numpy()
+        else:
+            sizes += int(column.estimated_size()) // frame.height
+    ends, pieces, start = np.cumsum(sizes), list[pl.DataFrame | None](), 0
+    while start < frame.height:
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _BLOCK_BYTES, side="right")))
+        pieces.append(frame.slice(start, stop - start))
+        start = stop
+    return pieces

@@ -15,7 +15,8 @@ MOST_BYTES = 8_000_000  # a value above this is cut, and a header says so; the t
 
 @dataclass
 class DeadLetters:
-    """Collects the dead letters of a task's open commit: one a record, the first cause counts.
+    """Collects the dead letters of a task's open commit: one a record, the first cause counts. Rows that come from no
+    record (a window's results) may look alike and are many all the same: one a row and operator.
 
     >>> letters = DeadLetters()
     >>> letters.add(Letter(b"oops", None, "tx", 0, 7, -1), "not JSON", "source-tx")
@@ -24,11 +25,16 @@ class DeadLetters:
     1
     """
 
-    _found: dict[tuple[str, int, int, int, bytes], tuple[Letter, str, str]] = field(default_factory=dict)
+    _found: dict[tuple[str, int, int, int, bytes, int], tuple[Letter, str, str]] = field(default_factory=dict)
+    _alike: Counter[tuple[bytes, str]] = field(default_factory=Counter)
 
     def add(self, letter: Letter, cause: str, operator: str) -> None:
-        # A row that comes from no record (a window's result) is told apart by its value.
-        name = (letter.topic, letter.partition, letter.offset, letter.row, b"" if letter.topic else letter.value)
+        value, number = b"", 0
+        if not letter.topic:
+            # Which of those that look alike: the n-th that this operator refuses. Another one's n-th is the same row.
+            value, number = letter.value, self._alike[letter.value, operator]
+            self._alike[letter.value, operator] += 1
+        name = (letter.topic, letter.partition, letter.offset, letter.row, value, number)
         self._found.setdefault(name, (letter, cause, operator))
 
     @property
@@ -75,6 +81,7 @@ class DeadLetters:
 
     def clear(self) -> None:
         self._found.clear()
+        self._alike.clear()
 
 
 def _headers(letter: Letter, cause: str, operator: str) -> Headers:

@@ -61,6 +61,9 @@ class Task:
         self.sub = plan.topology.subs[id.sub]
         self.state = State.CREATED
         self.touched = False
+        self.opened_at = lease.sequence
+        """The commit at which it was opened."""
+        self.committed_at = tools.clock.monotonic()
         self.oldest: int | None = None
         self.restore_seconds = 0.0
         self.records_in: dict[str, int] = {}
@@ -334,7 +337,7 @@ class Task:
 
     def applied(self, lease: Lease, position: bytes, offset: int | None) -> None:
         """The commit has succeeded: the overlay goes to the store with its sequence (step 7)."""
-        self.lease = lease
+        self.lease, self.committed_at = lease, self._tools.clock.monotonic()
         if self.store is not None and self._changelog is not None:
             topic_id = self._tools.plan.topics[self._changelog.topic].id
             known = self.store.mark.offset if offset is None else offset

@@ -6,7 +6,9 @@ Everything abnormal has one answer: drop what is open, get a new writer, take ev
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streams.core.clock import Clock, SystemClock
@@ -40,9 +42,21 @@ _RESTORING = 0.002  # seconds between two looks at restores
 _GAUGES = 1.0
 _ENDS = 5.0
 _TRIM = 30.0
+_SETTLED = 120.0  # seconds after which what was committed is on the brokers' disks for sure (Linux writes after 35)
+_REFRESH = 600.0  # seconds after which a task that has nothing to do commits all the same
 _FENCED_AGAIN = 60.0
 _FENCES = 3
 _HOPELESS = 12  # aborts in a row for another reason than a log that cannot be reached
+
+
+@dataclass(frozen=True)
+class Trim:
+    """What was not needed any more at a time: of each partition the records before an offset; of each task's
+    changelog, too."""
+
+    at: float
+    before: Mapping[TopicPartition, int]
+    changelogs: Mapping[int, int]
 
 
 class Worker:
@@ -83,6 +97,7 @@ class Worker:
         self._fences: list[float] = []
         self._paused: set[TopicPartition] = set()
         self._committed: dict[TopicPartition, Committed] = {}
+        self._trims: deque[Trim] = deque()
         self._was_busy = False
         self._aborts = 0
 
@@ -156,11 +171,12 @@ class Worker:
             self._check_writer()
             if now - self._gauged >= _GAUGES:
                 self._gauged = now
+                self._refresh(now)
                 self._reporter.gauge(list(self._tasks.values()), self._reader)
             if self._snapshots is not None and self._snapshots.time_to_look(now):
                 self._snapshots.look(list(self._tasks.values()), self.metrics)
             if now - self._trimmed >= _TRIM:
-                self._trimmed = now if self._trim() else now - _TRIM + 1.0
+                self._trimmed = now if self._trim(now) else now - _TRIM + 1.0
         except Fenced as error:
             self._fenced(error)
         except SlotTaken:
@@ -305,6 +321,13 @@ class Worker:
         self._writer.append(produced)
         self._appended[produced.topic] = self._appended.get(produced.topic, 0) + len(produced.values)
 
+    def _refresh(self, now: float) -> None:
+        """Let quiet tasks commit now and then: brokers forget a position that nobody has committed for a week
+        (`offsets.retention.minutes`), also while the group lives, and a transactional id that nobody has used."""
+        for task in self._running():
+            if now - task.committed_at >= _REFRESH:
+                task.touched = True
+
     def _until_commit(self) -> float:
         return self._last_commit + self.settings.commit_interval / 1000 - self._clock.monotonic()
 
@@ -335,6 +358,7 @@ class Worker:
         """
         assert self._writer is not None
         releasing = release or []
+        self._check_writer()  # leaving and giving tasks back commit twice with no turn in between
         self._pulse.doing = "committing"
         started = self._clock.monotonic()
         touched = [t for t in self._running() if t.touched]
@@ -399,8 +423,12 @@ class Worker:
         wanted = [t.changelog_partition for t in touched if t.changelog_partition is not None]
         return self.log.ends(wanted) if wanted else {}
 
-    def _trim(self) -> bool:
-        """Delete consumed shuffle blocks, and changelogs below their last rewriting. False if there is nothing."""
+    def _trim(self, now: float) -> bool:
+        """Delete consumed shuffle blocks, and changelogs below their last rewriting. False if there is nothing.
+
+        Only what was not needed any more some time ago: a deletion lasts, but brokers that all lose power lose the
+        last commits, and with them the reason for it.
+        """
         before = {
             tp: self._committed[tp].offset
             for task in self._running()
@@ -408,17 +436,24 @@ class Worker:
             if item.source is None and tp in self._committed
         }
         changelogs = {
-            task: unneeded
+            task.id.number: unneeded
             for task in self._running()
             if (unneeded := task.unneeded(self._snapshots.floor(task) if self._snapshots is not None else None))
         }
         before.update(changelogs.values())
-        if not before:
-            return False
+        if before:
+            self._trims.append(Trim(now, before, {number: offset for number, (_, offset) in changelogs.items()}))
+        settled: Trim | None = None
+        while self._trims and now - self._trims[0].at >= _SETTLED:
+            settled = self._trims.popleft()
+        if settled is None:
+            return bool(before)
+        mine = {tp for task in self._running() for tp in (*task.partitions, task.changelog_partition)}
         try:
-            self.log.trim(before)
-            for task, (_, offset) in changelogs.items():
-                task.trimmed(offset)
+            self.log.trim({tp: offset for tp, offset in settled.before.items() if tp in mine})
+            for task in self._running():
+                if task.id.number in settled.changelogs:
+                    task.trimmed(settled.changelogs[task.id.number])
         except LogError as error:  # nothing is lost but space
             cause = str(error).splitlines()[0]
             self._reporter.once("trim", f"internal topics grow, since their records cannot be deleted: {cause}")
@@ -465,6 +500,7 @@ class Worker:
         for number in list(self._tasks):
             self._drop(number)
         self._appended, self._committed = {}, {}
+        self._trims.clear()
         self._aborts = 0 if isinstance(error, LogUnreachable) else self._aborts + 1
         if self._aborts > _HOPELESS and not isinstance(error, LocationUnreachable):
             raise error  # the same trouble again and again, with no commit in between

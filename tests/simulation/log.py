@@ -108,7 +108,8 @@ class Cluster:
         self.assigned: dict[str, frozenset[int]] = {}
         self.tasks = 0
         self.checks = True
-        self._saved: tuple[dict[TopicPartition, int], set[int], Any, Any, Any] | None = None
+        self._saved: tuple[dict[TopicPartition, int], set[int], Any, Any] | None = None
+        self.saved_at = 0.0
         self.commits = 0
         self.faults: dict[str, int] = {}
 
@@ -118,20 +119,24 @@ class Cluster:
         """What is on the brokers' disks for sure."""
         lengths = {source: len(entries) for source, entries in self.partitions.items()}
         unfinished = {id(t) for t in self.open.values()}
-        self._saved = (lengths, unfinished, dict(self.starts), dict(self.positions), dict(self.leases))
+        self._saved = (lengths, unfinished, dict(self.positions), dict(self.leases))
+        self.saved_at = self.world.time
 
     def lose_the_end(self) -> bool:
-        """All brokers lose power: what was not on their disks is gone. No process lives on with what it has seen."""
+        """All brokers lose power: what was not on their disks is gone. No process lives on with what it has seen.
+
+        What was deleted stays deleted: brokers sync where their logs begin, not the commits that were the reason.
+        """
         if self._saved is None:
             return False
-        lengths, unfinished, starts, positions, leases = self._saved
+        lengths, unfinished, positions, leases = self._saved
         for source, entries in self.partitions.items():
             del entries[lengths.get(source, 0) :]
             for entry in entries:
                 if id(entry.transaction) in unfinished or entry.transaction.state == "open":
                     entry.transaction.state = "aborted"
                 entry.transaction.hidden.clear()
-        self.starts = {source: starts.get(source, 0) for source in self.partitions}  # some came after the saving
+        self.starts = {source: min(start, len(self.partitions[source])) for source, start in self.starts.items()}
         self.positions, self.leases = dict(positions), dict(leases)
         self.open.clear()
         self.late.clear()

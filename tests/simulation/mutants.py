@@ -229,7 +229,7 @@ def _trimmed_at_the_start(store, tail, sequence, end, most):
     return changes, after
 
 
-def _trims_what_was_read(self):
+def _trims_what_was_read(self, now):
     before: dict[TopicPartition, int] = {}
     for task in self._running():
         for place, item in zip(task.partitions, task.inputs, strict=True):
@@ -313,6 +313,9 @@ MUTANTS = [
         "the changelog is trimmed when its rewriting begins",
         lambda: [patch("streams.runtime.task.chunk", _trimmed_at_the_start)],
         seed=1,
+    ),
+    Mutant(
+        "what is not needed is deleted at once", lambda: [patch("tests.simulation.schedule.SETTLED", 0.0)], seed=353
     ),
     Mutant(
         "shuffle blocks are trimmed when they are read", lambda: [patch.object(Worker, "_trim", _trims_what_was_read)]

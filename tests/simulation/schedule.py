@@ -30,6 +30,8 @@ FAULTY, CALM = 700, 12_000  # steps
 # Of ten seeds one is of full size, two are half as long, the others a quarter, with as much less input: most faults
 # need little to show, and small schedules find twice as many of the mutants in the same time; some need a long one.
 SIZES = (1, 4, 2, 4, 4, 4, 4, 2, 4, 4)
+SAVED = 0.5  # seconds after which brokers have written to their disks what they have
+SETTLED = SAVED + 0.1  # seconds that a worker waits before it deletes
 SETTINGS = Settings(commit_interval=60, poll_records=4, changelog_bytes=2500, changelog_factor=1, waiting_rows=6)
 PLACES = dict(
     zip(
@@ -93,7 +95,8 @@ class Schedule:
             patch("streams.runtime.leases.ThreadPoolExecutor", _Inline),
             patch("streams.runtime.task.CHUNK", 60),
             patch("streams.runtime.task.piece_rows", lambda settings: 1),
-            patch("streams.runtime.worker._TRIM", 0.4),
+            patch("streams.runtime.worker._TRIM", 0.2),
+            patch("streams.runtime.worker._SETTLED", SETTLED),
             patch("streams.runtime.worker._IDLE_LOOK", 0.0 if self.silence else 0.2),
         ):
             try:
@@ -119,7 +122,7 @@ class Schedule:
                 self.cluster.deliver()
             if rng.random() < 0.02:
                 self._fault(rng)
-            if rng.random() < 0.01:
+            if rng.random() < 0.01 or self.world.time - self.cluster.saved_at > SAVED:
                 self.cluster.save()
 
     def _fault(self, rng: random.Random) -> None:
