@@ -75,9 +75,10 @@ def recovery() -> str:
             unit="s",
         ),
         graph(
-            "Bytes uploaded",
-            "To the checkpoint location",
-            Query(rate("streams_snapshot_bytes_total"), "bytes"),
+            "Bytes uploaded and deleted",
+            "In the checkpoint location; what is needed no more is deleted after a day",
+            Query(rate("streams_snapshot_bytes_total"), "uploaded"),
+            Query(rate("streams_snapshot_swept_bytes_total"), "deleted"),
             unit="Bps",
         ),
         graph(

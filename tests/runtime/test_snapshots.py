@@ -148,8 +148,10 @@ def test_a_lost_machine_comes_back_from_a_snapshot_and_the_tail(shop):
 def test_a_damaged_snapshot_is_passed_over_for_an_older_one(shop):
     shop.until_trimmed()
     newest = list_manifests(Location(str(shop.location)), "shop", "0-0")[-1].manifest
-    older = {f.hash for m in list_manifests(Location(str(shop.location)), "shop", "0-0")[:-1] for f in m.manifest.files}
-    only = next(f.hash for f in newest.files if f.hash not in older)
+    older = {
+        f.object for m in list_manifests(Location(str(shop.location)), "shop", "0-0")[:-1] for f in m.manifest.files
+    }
+    only = next(f.object for f in newest.files if f.object not in older)
     file = next(shop.location.rglob(only))
     file.write_bytes(b"x" * file.stat().st_size)
     shop.lose_the_machine()
@@ -166,10 +168,13 @@ def test_a_snapshot_of_a_damaged_store_is_passed_over_once_the_damage_is_met(sho
     listed = list_manifests(location, "shop", "0-0")[-1]
     manifest, folder = listed.manifest, shop.location / "shop" / "0-0" / "objects"
     table = max((f for f in manifest.files if f.name.endswith(".sst")), key=lambda f: f.size)
-    data = (folder / table.hash).read_bytes()
+    data = (folder / table.object).read_bytes()
     data = bytes([data[0] ^ 1]) + data[1:]
     (folder / sha256(data).hexdigest()).write_bytes(data)
-    files = [msgspec.structs.replace(f, hash=sha256(data).hexdigest()) if f == table else f for f in manifest.files]
+    files = [
+        msgspec.structs.replace(f, hash=sha256(data).hexdigest(), upload="") if f == table else f
+        for f in manifest.files
+    ]
     (shop.location / listed.key).write_bytes(manifests.encode(msgspec.structs.replace(manifest, files=tuple(files))))
     shop.lose_the_machine()
     shop.start()
