@@ -53,7 +53,7 @@ class Metrics:
         self.snapshot_sweeps = make(
             Counter,
             "snapshot_sweeps",
-            "Sweeps of a task's objects in the checkpoint location: done, failed",
+            "Sweeps of the checkpoint location, by outcome: done, failed",
             ["outcome"],
         )
         for outcome in ("done", "failed"):
@@ -61,7 +61,7 @@ class Metrics:
         self.snapshot_swept_bytes = make(
             Counter,
             "snapshot_swept_bytes",
-            "Bytes deleted from the checkpoint location, needed by no snapshot any more",
+            "Bytes deleted from the checkpoint location, which no snapshot needed",
         )
         self.state_bytes = make(Gauge, "state_bytes", "Size of a task's store on disk", ["task"])
         self.overlay_bytes = make(Gauge, "overlay_bytes", "Uncommitted writes of a task in memory", ["task"])

@@ -23,12 +23,17 @@ def token(location: Location, app: str) -> str:
     True
     >>> temporary.cleanup()
     """
-    key = f"{place(app)}/token"
+    key = token_key(app)
     while True:
         found = location.read(key)
         if found is not None:
             return found.decode("ascii", "replace")
         location.create(key, secrets.token_hex(16).encode())
+
+
+def token_key(app: str) -> str:
+    """Where the token lies."""
+    return f"{place(app)}/token"
 
 
 def collect(location: Location, app: str, *, min_age: float = DAY) -> Collected:

@@ -1,5 +1,5 @@
-"""Two workers that both take a task for theirs, and a collection by hand, each stopped before any request for as long as
-the schedule likes: no snapshot that was finished ever lacks an object. Rules left out are caught."""
+"""Two workers that both take a task for theirs, and a collection by hand, each stopped before any request for as long
+as the schedule likes: no snapshot that was finished ever lacks an object. Rules left out are caught."""
 
 import random
 import threading

@@ -4,9 +4,9 @@ import os
 import random
 import re
 from contextlib import contextmanager
+from itertools import pairwise
 
 import msgspec
-import pytest
 
 from streams.checkpoint.collect import DAY, verify
 from streams.checkpoint.location import Location
@@ -99,7 +99,7 @@ def test_a_task_is_swept_every_few_hours_at_times_of_its_own(tmp_path):
             worker.clock.sleep(HOUR / 4)
             if worker.snapshot({"CURRENT": b""}).swept is not None:
                 swept.append(quarter / 4)
-    pauses = [later - earlier for earlier, later in zip(swept, swept[1:], strict=False)]
+    pauses = [later - earlier for earlier, later in pairwise(swept)]
     assert swept[0] <= 3.5
     assert all(1.5 <= pause <= 4.75 for pause in pauses)
     assert len(set(pauses)) > 3

@@ -147,10 +147,8 @@ def test_a_lost_machine_comes_back_from_a_snapshot_and_the_tail(shop):
 
 def test_a_damaged_snapshot_is_passed_over_for_an_older_one(shop):
     shop.until_trimmed()
-    newest = list_manifests(Location(str(shop.location)), "shop", "0-0")[-1].manifest
-    older = {
-        f.object for m in list_manifests(Location(str(shop.location)), "shop", "0-0")[:-1] for f in m.manifest.files
-    }
+    *before, newest = [each.manifest for each in list_manifests(Location(str(shop.location)), "shop", "0-0")]
+    older = {f.object for manifest in before for f in manifest.files}
     only = next(f.object for f in newest.files if f.object not in older)
     file = next(shop.location.rglob(only))
     file.write_bytes(b"x" * file.stat().st_size)
@@ -170,11 +168,9 @@ def test_a_snapshot_of_a_damaged_store_is_passed_over_once_the_damage_is_met(sho
     table = max((f for f in manifest.files if f.name.endswith(".sst")), key=lambda f: f.size)
     data = (folder / table.object).read_bytes()
     data = bytes([data[0] ^ 1]) + data[1:]
-    (folder / sha256(data).hexdigest()).write_bytes(data)
-    files = [
-        msgspec.structs.replace(f, hash=sha256(data).hexdigest(), upload="") if f == table else f
-        for f in manifest.files
-    ]
+    damaged = msgspec.structs.replace(table, hash=sha256(data).hexdigest())
+    (folder / damaged.object).write_bytes(data)
+    files = [damaged if f == table else f for f in manifest.files]
     (shop.location / listed.key).write_bytes(manifests.encode(msgspec.structs.replace(manifest, files=tuple(files))))
     shop.lose_the_machine()
     shop.start()
