@@ -180,7 +180,8 @@ def _table(rows: list[tuple[str, ...]]) -> str:
 
 def _said(found: "Collected", dry_run: bool) -> str:
     done = "would be deleted" if dry_run else "deleted"
-    text = f"{counted(found.deleted, 'object')} ({size(found.bytes)}) {done}, {found.kept:,} kept"
+    text = f"{counted(found.deleted, 'object')} ({size(found.bytes)}) {done}" if found.deleted else "nothing to delete"
+    text += f", {found.kept:,} kept"
     return f"{text}; {found.problem}" if found.problem else text
 
 

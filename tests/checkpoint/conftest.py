@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from streams.checkpoint.location import Location
-from tests.checkpoint.s3 import MAKE_OLDER
+from tests.checkpoint.s3 import make_s3_older
 from tests.checkpoint.support import make_files_older, s3_options
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,6 @@ def make_older(location: Location, request: pytest.FixtureRequest) -> Callable[[
             make_files_older(location.directory, seconds)
             return
         port, bucket = request.getfixturevalue("s3_port"), urlsplit(location.url).netloc
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{MAKE_OLDER}{bucket}?seconds={seconds}", timeout=30):
-            pass
+        make_s3_older(port, bucket, seconds)
 
     return make

@@ -4,6 +4,7 @@ A GET of /make-older/<bucket>?seconds=<n> moves the times of all objects of a bu
 """
 
 import sys
+import urllib.request
 from datetime import timedelta
 from urllib.parse import parse_qs
 
@@ -25,6 +26,12 @@ def application(environ, start_response):
             key.last_modified -= by
     start_response("200 OK", [])
     return [b""]
+
+
+def make_s3_older(port: int, bucket: str, seconds: float) -> None:
+    """Ask a server for it."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{MAKE_OLDER}{bucket}?seconds={seconds}", timeout=30):
+        pass
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from operators import Running, agg
 from streams import App, EventTime, Schema
 from streams.app import make_worker
 from streams.checkpoint import manifest as manifests
-from streams.checkpoint.collect import verify
+from streams.checkpoint.collect import DAY, verify
 from streams.checkpoint.location import Location
 from streams.checkpoint.manifest import list_manifests
 from streams.codec.json import encode
@@ -24,6 +24,7 @@ from streams.log.base import TopicSpec
 from streams.log.embedded import EmbeddedLog
 from streams.settings import Settings
 from streams.state.rocksdb import RocksStore
+from tests.checkpoint.support import make_files_older
 
 CHANGELOG = TopicPartition("shop-0-changelog", 0)
 PATIENCE = 60.0
@@ -193,6 +194,42 @@ def test_without_its_snapshots_a_trimmed_changelog_is_refused_and_never_taken_fo
     shop.start()
     shop.send()
     assert shop.counts() == shop.expected()
+
+
+def test_a_worker_deletes_what_its_snapshots_need_no_more(shop):
+    """Every few hours, what is a day old."""
+    location, lots = Location(str(shop.location)), 8
+
+    def objects():
+        return len(location.objects("shop/0-0/objects"))
+
+    def snapshot():
+        have = shop.snapshots()
+        shop.send()
+        shop.until(lambda: shop.snapshots() > have)
+
+    for _ in range(lots):
+        snapshot()
+    before = objects()
+    make_files_older(shop.location, 2 * DAY)
+    snapshot()
+    shop.clock.sleep(5 * 3600)
+    snapshot()
+    sweeps, bytes = shop.worker.metrics.snapshot_sweeps, shop.worker.metrics.snapshot_swept_bytes
+    assert sweeps.labels("done")._value.get() >= 1
+    assert sweeps.labels("failed")._value.get() == 0
+    assert objects() < before
+    [note] = [note for note in shop.notes if "that no snapshot needs any more deleted" in note]
+    assert note.startswith("task 0/0: ")
+    assert bytes._value.get() > 0
+    assert list(verify(location, "shop")) == []
+
+    manifest = sorted((shop.location / "shop/0-0/manifests").iterdir())[-1]
+    manifest.write_bytes(b"of a newer program")
+    shop.clock.sleep(5 * 3600)
+    snapshot()
+    assert sweeps.labels("failed")._value.get() == 1
+    assert any("cannot be read, so what it needs is not known" in note for note in shop.notes)
 
 
 def test_another_location_is_refused(shop):
