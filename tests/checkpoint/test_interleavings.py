@@ -135,7 +135,7 @@ def schedules(first: int, last: int, directory) -> str:
 
 
 def test_no_finished_snapshot_ever_lacks_an_object(tmp_path):
-    assert schedules(0, 12, tmp_path) == ""
+    assert schedules(0, 8, tmp_path) == ""
 
 
 MUTANTS = {
