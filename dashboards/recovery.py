@@ -67,7 +67,13 @@ def recovery() -> str:
         ),
     ]
     snapshots = [
-        graph("Snapshots", "By outcome", Query(rate("streams_snapshots_total", "outcome"), "{{outcome}}"), unit="ops"),
+        graph(
+            "Snapshots",
+            "By outcome, and sweeps of what no snapshot needs any more",
+            Query(rate("streams_snapshots_total", "outcome"), "{{outcome}}"),
+            Query(rate("streams_snapshot_sweeps_total", "outcome"), "sweep {{outcome}}"),
+            unit="ops",
+        ),
         graph(
             "Age of the last snapshot",
             "By task. A task without input gets no new one",
@@ -75,9 +81,10 @@ def recovery() -> str:
             unit="s",
         ),
         graph(
-            "Bytes uploaded",
-            "To the checkpoint location",
-            Query(rate("streams_snapshot_bytes_total"), "bytes"),
+            "Bytes uploaded and deleted",
+            "In the checkpoint location; what is needed no more is deleted after a day",
+            Query(rate("streams_snapshot_bytes_total"), "uploaded"),
+            Query(rate("streams_snapshot_swept_bytes_total"), "deleted"),
             unit="Bps",
         ),
         graph(

@@ -19,6 +19,7 @@ from streams.programs import find as find
 from streams.savepoint_cli import savepoint
 from streams.settings import Settings, load
 from streams.settings_cli import log_options, settings, worker_options
+from streams.snapshots_cli import snapshots
 from streams.state_cli import state
 from streams.terminal import logs
 from streams.terminal.display import choose
@@ -194,7 +195,7 @@ def _crash_hook() -> Callable[[str], None] | None:
 
 def assembled() -> click.Group:
     """The whole command line. Packages add commands through the entry points `streams.commands`."""
-    for command in (topics, dlq, savepoint, state, reset, verify, settings, completion):
+    for command in (topics, dlq, savepoint, snapshots, state, reset, verify, settings, completion):
         cli.add_command(command)
     for point in entry_points(group="streams.commands"):
         cli.add_command(point.load(), point.name)

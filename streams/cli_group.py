@@ -11,7 +11,7 @@ from streams.core.schema import nearest
 SECTIONS: Mapping[str, Sequence[str]] = {
     "Run": ("run", "demo"),
     "Look at programs and their data": ("topology", "tasks", "topics", "dlq", "state", "verify"),
-    "Keep and move": ("savepoint", "reset"),
+    "Keep and move": ("savepoint", "snapshots", "reset"),
     "Set up": ("settings", "broker", "completion"),
 }
 

@@ -50,6 +50,19 @@ class Metrics:
         self.snapshot_copy_seconds = make(
             Histogram, "snapshot_copy_seconds", "How long copying a store held up processing", buckets=_SECONDS
         )
+        self.snapshot_sweeps = make(
+            Counter,
+            "snapshot_sweeps",
+            "Sweeps of the checkpoint location, by outcome: done, failed",
+            ["outcome"],
+        )
+        for outcome in ("done", "failed"):
+            self.snapshot_sweeps.labels(outcome)
+        self.snapshot_swept_bytes = make(
+            Counter,
+            "snapshot_swept_bytes",
+            "Bytes deleted from the checkpoint location, which no snapshot needed",
+        )
         self.state_bytes = make(Gauge, "state_bytes", "Size of a task's store on disk", ["task"])
         self.overlay_bytes = make(Gauge, "overlay_bytes", "Uncommitted writes of a task in memory", ["task"])
         self.operator_seconds = make(Counter, "operator_seconds", "Time spent in an operator", ["operator"])

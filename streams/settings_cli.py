@@ -82,16 +82,25 @@ def _metavar(kind: str) -> str:
     )
 
 
+_FILE = click.option(
+    "--settings",
+    "file",
+    type=click.Path(path_type=Path),
+    help=f"A TOML file of settings; the environment ({PREFIX}...) and options override it.  "
+    f"[default: ./{DEFAULT_FILE} if there is one]",
+)
+
+
 def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Which log to use: --brokers, --log-dir, --settings."""
-    file = click.option(
-        "--settings",
-        "file",
-        type=click.Path(path_type=Path),
-        help=f"A TOML file of settings; the environment ({PREFIX}...) and options override it.  "
-        f"[default: ./{DEFAULT_FILE} if there is one]",
-    )
-    for each in (file, option("log_dir"), option("brokers")):
+    for each in (_FILE, option("log_dir"), option("brokers")):
+        command = each(command)
+    return command
+
+
+def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Which checkpoint location to use: --checkpoints, --settings."""
+    for each in (_FILE, option("checkpoints")):
         command = each(command)
     return command
 

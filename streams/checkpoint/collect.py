@@ -1,16 +1,15 @@
 """What looks after a location: its token, the collection of garbage, and a check of everything in it."""
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
 from streams.checkpoint.location import Location
-from streams.checkpoint.manifest import Listed, list_manifests, object_key, place, tasks
-from streams.checkpoint.snapshotter import LONGEST
+from streams.checkpoint.manifest import File, list_manifests, object_key, place, tasks
+from streams.checkpoint.sweep import DAY as DAY
+from streams.checkpoint.sweep import LONGEST, Collected, sweep
 from streams.core.errors import CheckpointError
-
-DAY = 24 * 3600.0
 
 
 def token(location: Location, app: str) -> str:
@@ -24,7 +23,7 @@ def token(location: Location, app: str) -> str:
     True
     >>> temporary.cleanup()
     """
-    key = f"{place(app)}/token"
+    key = token_key(app)
     while True:
         found = location.read(key)
         if found is not None:
@@ -32,51 +31,42 @@ def token(location: Location, app: str) -> str:
         location.create(key, secrets.token_hex(16).encode())
 
 
-@dataclass(frozen=True)
-class Collected:
-    """What a collection deleted and left: numbers of objects, and bytes deleted."""
-
-    deleted: int
-    bytes: int
-    kept: int
+def token_key(app: str) -> str:
+    """Where the token lies."""
+    return f"{place(app)}/token"
 
 
 def collect(location: Location, app: str, *, min_age: float = DAY) -> Collected:
-    """Delete the objects that no manifest names and that are older than `min_age` seconds. May run at any time.
+    """Sweep all tasks of an app, those that nobody works on any more included (see `sweep`). May run at any time.
 
-    Task by task: 1. list the objects; 2. read all manifests, until they stay the same; 3. delete what was listed, is
-    old, and is named by none. Nothing is deleted of a task one of whose manifests cannot be read. In a directory, what
-    killed uploads left behind is deleted, too.
-
-    Safe beside uploads: see `Snapshotter`. Safe beside restores: see `Restore`. `min_age` must be twice as long as the
-    longest upload, which also covers clocks that differ by hours.
+    Workers sweep the tasks that they hold by themselves. `problem` is that of the last task that has one.
     """
+    return total(found for _, found in collected(location, app, min_age=min_age))
+
+
+def collected(
+    location: Location, app: str, *, min_age: float = DAY, dry_run: bool = False
+) -> Iterator[tuple[str, Collected]]:
+    """The same task by task, as it is done; with `dry_run` only what would be."""
     if min_age < 2 * LONGEST:
         raise CheckpointError(
             f"a minimum age of {min_age:.0f} s is below twice the longest upload",
-            fix=f"give at least {2 * LONGEST:.0f}",
+            fix=f"give at least {2 * LONGEST:.0f} s ({2 * LONGEST / 3600:.0f} hours)",
         )
-    deleted = size = kept = 0
     for task in tasks(location, app):
-        objects = location.objects(f"{place(app, task)}/objects")
-        manifests = _all(location, app, task)
-        named = {object_key(app, task, f.hash) for m in manifests if m.manifest for f in m.manifest.files}
-        whole = all(m.manifest is not None for m in manifests)
-        gone = [o for o in objects if whole and o.key not in named and o.age > min_age]
-        location.delete([o.key for o in gone])
-        deleted, size, kept = deleted + len(gone), size + sum(o.size for o in gone), kept + len(objects) - len(gone)
-    for file, age in location.leftovers(place(app)):
-        if age > min_age:
-            file.unlink(missing_ok=True)
-    return Collected(deleted, size, kept)
+        yield task, sweep(location, app, task, min_age=min_age, dry_run=dry_run)
 
 
-def _all(location: Location, app: str, task: str) -> list[Listed]:
-    """The manifests as they are at one time: read until the list is the same before and after."""
-    before = list_manifests(location, app, task)
-    while (now := list_manifests(location, app, task)) != before:
-        before = now
-    return before
+def total(found: Iterable[Collected]) -> Collected:
+    """The sum of several."""
+    each = list(found)
+    problems = [c.problem for c in each if c.problem]
+    return Collected(
+        sum(c.deleted for c in each),
+        sum(c.bytes for c in each),
+        sum(c.kept for c in each),
+        problems[-1] if problems else "",
+    )
 
 
 @dataclass(frozen=True)
@@ -102,14 +92,14 @@ def verify(location: Location, app: str) -> Iterator[Finding]:
                 yield Finding(listed.key, listed.problem)
                 continue
             for file in listed.manifest.files:
-                key = object_key(app, task, file.hash)
+                key = object_key(app, task, file)
                 if key not in checked:
-                    checked[key] = _wrong(location, key, file.hash, file.size)
+                    checked[key] = _wrong(location, key, file)
                 if checked[key] and location.read(listed.key) is not None:
                     yield Finding(key, f"{checked[key]} ({file.name} of snapshot {listed.number} of task {task})")
 
 
-def _wrong(location: Location, key: str, hash: str, size: int) -> str:
+def _wrong(location: Location, key: str, file: File) -> str:
     chunks = location.stream(key)
     if chunks is None:
         return "the object is missing"
@@ -117,6 +107,6 @@ def _wrong(location: Location, key: str, hash: str, size: int) -> str:
     for chunk in chunks:
         found += len(chunk)
         digest.update(chunk)
-    if found != size:
-        return f"the object has {found} bytes instead of {size}"
-    return "" if digest.hexdigest() == hash else "the object's content is not what its hash says"
+    if found != file.size:
+        return f"the object has {found} bytes instead of {file.size}"
+    return "" if digest.hexdigest() == file.hash else "the object's content is not what its hash says"

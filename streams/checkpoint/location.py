@@ -23,6 +23,7 @@ CHUNK = 1 << 20
 """Bytes that are read, hashed and handed on at once: little enough that the GIL is never held for long."""
 
 _PARTS_AT_ONCE = 3
+_AT_ONCE = 1000  # objects that are deleted by one request
 _CLIENT = ("allow_http", "timeout", "connect_timeout", "proxy_url", "root_certificate", "allow_invalid_certificates")
 _PLACES = "a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
 _SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
@@ -44,7 +45,8 @@ class Location:
     the store by obstore's names (`endpoint`, `region`, `access_key_id`, `secret_access_key`, `account_name` ...) or to
     its HTTP client (`allow_http`, `timeout`, `connect_timeout`, `root_certificate`, `proxy_url`); what is not given
     comes from the usual places (AWS_..., GOOGLE_..., AZURE_... in the environment, the machine's own identity).
-    `retries` and `retry_seconds` bound how often and how long one request is tried again, with growing pauses.
+    `retries` and `retry_seconds` bound how often and how long one request is tried again, with growing pauses. `make`:
+    a directory that is not there is made; False is for who only looks.
 
     >>> from tempfile import TemporaryDirectory
     >>> temporary = TemporaryDirectory(); location = Location(temporary.name + "/snapshots")
@@ -67,6 +69,7 @@ class Location:
         *,
         retries: int = 4,
         retry_seconds: float = 30.0,
+        make: bool = True,
     ) -> None:
         self.directory: Path | None = None
         parts = urlsplit(url)
@@ -93,7 +96,12 @@ class Location:
                     raise SettingsError(
                         f"a directory takes no options, {', '.join(sorted(given))} was given", where=self.url
                     )
-                self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                if make:
+                    self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                elif not self.directory.is_dir():
+                    raise CheckpointError(
+                        "there is no such checkpoint location", where=self.url, fix="give the one that the workers have"
+                    )
                 self._store: Any = LocalStore(self.directory)
             else:
                 client: dict[str, Any] = {"timeout": "30s", "connect_timeout": "5s"}
@@ -200,16 +208,25 @@ class Location:
         return sorted(each.rstrip("/").rpartition("/")[2] for each in found)
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects; one that is not there is no error."""
-        for key in keys:
-            try:
-                obstore.delete(self._store, key)
-            except Exception as error:
-                if not _absent(error):
-                    raise self._named(error, f"deleting {key}") from error
+        """Delete objects; one that is not there is no error. Many at once where the store can do that (S3: 1,000)."""
+        for first in range(0, len(keys), _AT_ONCE):
+            some = list(keys[first : first + _AT_ONCE])
+            if self.directory is None and len(some) > 1:
+                try:
+                    obstore.delete(self._store, some)
+                    continue
+                except Exception as error:
+                    if not _absent(error):
+                        raise self._named(error, f"deleting {some[0]}") from error
+            for key in some:
+                try:
+                    obstore.delete(self._store, key)
+                except Exception as error:
+                    if not _absent(error):
+                        raise self._named(error, f"deleting {key}") from error
 
-    def leftovers(self, prefix: str) -> Iterator[tuple[Path, float]]:
-        """Files of uploads that were killed, with their age in seconds: in a directory only; `objects` hides them.
+    def leftovers(self, prefix: str) -> Iterator[tuple[Path, Stored]]:
+        """Files of uploads that were killed: in a directory only; `objects` hides them.
 
         An object store keeps them out of sight as well, as unfinished multi-part uploads: a rule of the bucket has to
         remove them.
@@ -220,9 +237,10 @@ class Location:
         for file in self.directory.joinpath(prefix).rglob("*#*"):
             if re.search(r"#\d+$", file.name):
                 try:
-                    yield file, now - file.stat().st_mtime
+                    stat = file.stat()
                 except FileNotFoundError:
                     continue
+                yield file, Stored(str(file.relative_to(self.directory)), stat.st_size, now - stat.st_mtime)
 
     def _sync(self, key: str) -> None:
         """Bring a file and the names that lead to it to the disk: a trimmed changelog relies on them."""

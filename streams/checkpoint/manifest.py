@@ -2,9 +2,10 @@
 
     <location>/<app>/token                                   who sees the same location
     <location>/<app>/<task>/manifests/<number>.json          one a snapshot, written last, never changed
-    <location>/<app>/<task>/objects/<SHA-256>                files, named by their content
+    <location>/<app>/<task>/objects/<SHA-256>-<upload>       files, named by their content and by who uploaded them
 
-A task is named `<sub-topology>-<partition>`. Numbers rise by one; the highest is never deleted.
+A task is named `<sub-topology>-<partition>`. Numbers rise by one; the highest is never deleted. No two uploads have one
+name: what a sweep has decided to delete stays what it was, however long the sweep then stands still.
 """
 
 import re
@@ -14,20 +15,27 @@ from hashlib import sha256
 
 import msgspec
 
-from streams.checkpoint.location import Location
+from streams.checkpoint.location import Location, Stored
 from streams.core.errors import CheckpointError
 from streams.state.base import Mark
 
-VERSION = 1
-"""The version of the manifest's format."""
+VERSION = 2
+"""The version of the manifest's format. In 1 an object was named by its content alone."""
 
 
 class File(msgspec.Struct, frozen=True):
-    """A file of a store: its name there, its size in bytes, the SHA-256 of its content in hex."""
+    """A file of a store: its name there, its size in bytes, the SHA-256 of its content in hex, and which upload has
+    brought its object (random; empty for one of version 1)."""
 
     name: str
     size: int
     hash: str
+    upload: str = ""
+
+    @property
+    def object(self) -> str:
+        """The last part of its object's key."""
+        return f"{self.hash}-{self.upload}" if self.upload else self.hash
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,22 +105,24 @@ def decode(data: bytes, where: str) -> Manifest:
         if sha256(envelope.manifest).hexdigest() != envelope.sha256:
             raise CheckpointError("a manifest is damaged: its hash differs", where=where)
         version = msgspec.json.decode(envelope.manifest).get("version")
-        if version != VERSION:
+        if version not in range(1, VERSION + 1):
             raise CheckpointError(
-                f"a manifest has version {version}, this program knows {VERSION}",
+                f"a manifest has version {version}, this program knows up to {VERSION}",
                 where=where,
                 fix="run the program that wrote it, or a newer one",
             )
         manifest = msgspec.json.decode(envelope.manifest, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CheckpointError(f"a manifest is damaged: {error}", where=where) from error
-    for file in manifest.files:  # a name becomes a path on this machine, a hash becomes a key
-        if not re.fullmatch(r"[\w.+-]+", file.name) or set(file.name) == {"."} or not re.fullmatch(HASH, file.hash):
+    for file in manifest.files:  # a name becomes a path on this machine, an object becomes a key
+        if not re.fullmatch(r"[\w.+-]+", file.name) or set(file.name) == {"."} or not OBJECT.fullmatch(file.object):
             raise CheckpointError(f"a manifest names a file {file.name!r} that no store has", where=where)
     return manifest
 
 
 HASH = "[0-9a-f]{64}"
+OBJECT = re.compile(f"({HASH})(?:-([0-9a-f]+))?")
+"""The name of an object: hash and upload."""
 
 
 def place(app: str, task: str = "") -> str:
@@ -128,15 +138,16 @@ def manifest_key(app: str, task: str, number: int) -> str:
     return f"{place(app, task)}/manifests/{number:012d}.json"
 
 
-def object_key(app: str, task: str, hash: str) -> str:
-    """Where a file of that content lies."""
-    return f"{place(app, task)}/objects/{hash}"
+def object_key(app: str, task: str, file: File) -> str:
+    """Where a file lies."""
+    return f"{place(app, task)}/objects/{file.object}"
 
 
-def numbers(location: Location, app: str, task: str) -> list[int]:
-    """The numbers of a task's manifests, rising. One request."""
-    found = (re.fullmatch(r".*/(\d{12})\.json", each.key) for each in location.objects(f"{place(app, task)}/manifests"))
-    return sorted(int(match[1]) for match in found if match)
+def stored(location: Location, app: str, task: str) -> dict[int, Stored]:
+    """A task's manifests by number, rising, as they are listed. One request."""
+    found = location.objects(f"{place(app, task)}/manifests")
+    matches = ((re.fullmatch(r".*/(\d{12})\.json", each.key), each) for each in found)
+    return {int(match[1]): each for match, each in matches if match}
 
 
 def load(location: Location, app: str, task: str, number: int) -> Listed | None:
@@ -157,7 +168,7 @@ def load(location: Location, app: str, task: str, number: int) -> Listed | None:
 
 def list_manifests(location: Location, app: str, task: str) -> list[Listed]:
     """A task's manifests by rising number, unusable ones included."""
-    loaded = (load(location, app, task, number) for number in numbers(location, app, task))
+    loaded = (load(location, app, task, number) for number in stored(location, app, task))
     return [each for each in loaded if each is not None]
 
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from streams.checkpoint.location import Location
-from streams.checkpoint.manifest import Manifest, list_manifests, object_key
+from streams.checkpoint.manifest import File, Manifest, list_manifests, object_key
 from streams.checkpoint.snapshotter import Abandoned
 from streams.core.errors import CheckpointError, DiskFull, StateError, StreamsError
 
@@ -163,12 +163,12 @@ class Restore:
             for file in manifest.files:
                 for attempt in (1, 2):
                     before = self.progress[0]
-                    if self._fetch(file.hash, file.size, partial / file.name):
+                    if self._fetch(file, partial / file.name):
                         break
                     self.progress = (before, manifest.size)
                     if attempt == 2:
                         self._damaged.add(file.hash)
-                        raise _Damaged(f"{file.name} is missing or damaged (object {file.hash})")
+                        raise _Damaged(f"{file.name} is missing or damaged (object {file.object})")
             with self._moving:
                 self._wanted()
                 if self._directory.exists():
@@ -181,9 +181,9 @@ class Restore:
                 raise DiskFull("no space left (restoring a snapshot)", where=where, fix=fix) from error
             raise StateError(f"restoring a snapshot failed: {error}", where=where) from error
 
-    def _fetch(self, hash: str, size: int, path: Path) -> bool:
+    def _fetch(self, wanted: File, path: Path) -> bool:
         """Whether the object was there and whole."""
-        chunks = self._location.stream(object_key(self._app, self._task, hash))
+        chunks = self._location.stream(object_key(self._app, self._task, wanted))
         if chunks is None:
             return False
         found, digest = 0, sha256()
@@ -191,12 +191,12 @@ class Restore:
             for chunk in chunks:
                 self._wanted()
                 found += len(chunk)
-                if found > size:
+                if found > wanted.size:
                     return False
                 digest.update(chunk)
                 file.write(chunk)
                 self.progress = (self.progress[0] + len(chunk), self.progress[1])
-        return found == size and digest.hexdigest() == hash
+        return found == wanted.size and digest.hexdigest() == wanted.hash
 
     def _wanted(self) -> None:
         if self._stopped:

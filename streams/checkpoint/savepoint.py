@@ -203,12 +203,13 @@ def list_savepoints(location: Location, app: str) -> list[Listed]:
 
 
 def delete(location: Location, app: str, name: str) -> bool:
-    """Delete a savepoint, then its data; whether there was one. A damaged one is deleted, too."""
+    """Delete a savepoint, then its data; whether there was any. One that is damaged or unfinished is deleted, too."""
     key = savepoint_key(app, name)
     there = location.read(key) is not None
     location.delete([key])
-    location.delete([o.key for o in location.objects(data_place(app, name))])
-    return there
+    data = location.objects(data_place(app, name))
+    location.delete([o.key for o in data])
+    return there or bool(data)
 
 
 class Writing:

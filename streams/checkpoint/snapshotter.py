@@ -6,29 +6,31 @@ import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
-from streams.checkpoint.location import CHUNK, Location
+from msgspec import structs
+
+from streams.checkpoint.location import CHUNK, Location, Stored
 from streams.checkpoint.manifest import (
+    OBJECT,
     File,
     Manifest,
     encode,
     list_manifests,
     load,
     manifest_key,
-    numbers,
     object_key,
     place,
     retained,
+    stored,
 )
+from streams.checkpoint.sweep import LONGEST, SWEEP, Collected, Sweeper
 from streams.core.clock import Clock, SystemClock
 from streams.core.errors import CheckpointError, StreamsError
 from streams.state.base import Mark
-
-LONGEST = 6 * 3600.0
-"""Seconds after which an upload gives up: what it has uploaded could be swept (see `streams.checkpoint.collect`)."""
 
 _YOUNG = 3600.0
 _ATTEMPTS = 5
@@ -60,6 +62,7 @@ class Outcome:
     `trim`: the offset before which the snapshots kept (savepoints apart) do not need the changelog; None while there
     are fewer than `keep`.
     `uploaded` and `size`: bytes sent, and of the whole snapshot; `seconds`: from the submit on.
+    `swept`: what was deleted after it, None if no sweep was due, or it failed; then `sweep_error` says why.
     """
 
     task: str
@@ -71,6 +74,8 @@ class Outcome:
     files: int = 0
     size: int = 0
     seconds: float = 0.0
+    swept: Collected | None = None
+    sweep_error: StreamsError | None = None
 
 
 class Abandoned(Exception):
@@ -83,10 +88,14 @@ class _BaseGone(Exception):
 
 @dataclass
 class _Run:
-    """A job under way."""
+    """A job under way. `written`: the objects that it has uploaded; `offered`: others may have seen a manifest of it;
+    `objects`: what was there before, with its age when the base was written."""
 
     job: Job
     started: float
+    written: set[str] = field(default_factory=set)
+    offered: bool = False
+    objects: list[Stored] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     done: int = 0
     total: int = 0
@@ -103,14 +112,19 @@ class Snapshotter:
     1. Verify the copy, if asked. Hash the files (again only if they changed since the last time).
     2. Take the manifest with the highest number as the base, and list what objects there are. An object is not uploaded
        if the base names it, or if it is young, and it is there with its size.
-    3. Upload the others. An object is seen whole or not at all.
+    3. Upload the others, under names that nobody has used. An object is seen whole or not at all.
     4. Write the manifest under the base's number + 1, if absent. Lost: from 2.
-    5. The base must still be there, byte for byte; else delete what was written, and from 2.
+    5. The base must still be there, byte for byte; else delete what was written, and from 2. And all this must not have
+       taken too long; else delete it and give up.
     6. Delete the manifests that are neither savepoints nor among the `keep` best; never the one of the highest number.
+    7. Now and then, sweep: delete those of the objects that were listed in 2. which no manifest names, and that were a
+       day old when the base was written. Both times are the location's, so this machine's clock does not matter.
 
-    Why a collection of garbage cannot take an object that a new manifest names: until the manifest is written the base
-    is the one with the highest number, so nobody deletes it; 5. makes sure of that for a writer that stood still in
-    between. What the base does not name was uploaded in the last hours, and only older objects are swept.
+    Why a sweep, this one or another's, cannot take an object that a new manifest names: until the manifest is written
+    the base is the one with the highest number, so nobody deletes it; 5. makes sure of that for a writer that stood
+    still in between. What the base does not name was uploaded in the last hours, and only older objects are swept. And
+    what a sweep has found, by whomever, is not uploaded again under its name, so the sweep may stand still, too. (An
+    object that the base names and that is damaged is written over: no sweep has found it.)
 
     A worker that has lost the task does no harm by writing late: manifests are never changed, its one stands at an
     older sequence, restores take the newest, and retention goes by sequence.
@@ -126,6 +140,7 @@ class Snapshotter:
         keep: int = 3,
         bytes_per_second: int = 0,
         clock: Clock | None = None,
+        sweep_every: float = SWEEP,
     ) -> None:
         if keep < 1:
             raise CheckpointError("at least one snapshot must be kept", fix="set it to 1 or more")
@@ -133,6 +148,7 @@ class Snapshotter:
         self._location, self._app, self._keep, self._rate = location, app, keep, bytes_per_second
         self._clock = clock or SystemClock()
         self._writer = secrets.token_hex(8)
+        self._sweeper = Sweeper(location, app, self._clock, sweep_every)
         self._jobs: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._runs: dict[str, _Run] = {}
@@ -207,7 +223,8 @@ class Snapshotter:
                 error = CheckpointError(f"a snapshot failed: {failed!r}", where=f"task {job.task}")
             shutil.rmtree(job.directory, ignore_errors=True)
             seconds = self._clock.monotonic() - run.started
-            self._outcomes.put(Outcome(job.task, job.mark, number, trim, error, sent[0], run.files, run.total, seconds))
+            made = Outcome(job.task, job.mark, number, trim, error, sent[0], run.files, run.total, seconds)
+            self._outcomes.put(self._swept(run, made))
 
     def _run(self, run: _Run, sent: list[int]) -> tuple[int, int | None]:
         job = run.job
@@ -215,12 +232,15 @@ class Snapshotter:
             job.verify(job.directory, lambda: self._wanted(run))
         files = self._files(run)
         run.total = sum(file.size for file in files)
-        mine: dict[str, float] = {}
+        mine: dict[str, File] = {}
         for _ in range(_ATTEMPTS):
             try:
                 number = self._attempt(run, files, mine, sent)
             except _BaseGone:
                 continue
+            except Exception:
+                self._take_back(run, mine)
+                raise
             try:
                 return number, self._retain(job.task, job.mark)
             except CheckpointError:
@@ -231,40 +251,76 @@ class Snapshotter:
             fix="see to it that each application has a name of its own",
         )
 
-    def _attempt(self, run: _Run, files: tuple[File, ...], mine: dict[str, float], sent: list[int]) -> int:
+    def _attempt(self, run: _Run, files: tuple[File, ...], mine: dict[str, File], sent: list[int]) -> int:
         location, app, job = self._location, self._app, run.job
         self._wanted(run)
-        before = numbers(location, app, job.task)
-        base = load(location, app, job.task, before[-1]) if before else None
+        before = stored(location, app, job.task)
+        newest = max(before, default=0)
+        base = load(location, app, job.task, newest) if before else None
         if before and base is None:
             raise _BaseGone
-        named = {file.hash for file in base.manifest.files} if base and base.manifest else set()
-        prefix = f"{place(app, job.task)}/objects/"
-        there = {o.key.removeprefix(prefix): o for o in location.objects(prefix.rstrip("/"))}
+        named = {file.hash: file for file in base.manifest.files} if base and base.manifest else {}
+        listed = location.objects(f"{place(app, job.task)}/objects")
+        run.objects = [replace(o, age=o.age - before[newest].age) for o in listed] if before else None
+        sizes = {o.key: o.size for o in listed}
+        young = self._young(listed)
         run.done = 0
+        placed: dict[str, File] = {}
         for file in {file.hash: file for file in files}.values():
-            found = there.get(file.hash)
-            # In a directory a young file could be torn by a power loss before it was named: it is written again.
-            young = found is not None and location.directory is None and -_YOUNG < found.age < _YOUNG
-            known = file.hash in mine or (file.hash not in job.again and (file.hash in named or young))
-            if not (known and found is not None and found.size == file.size):
-                chunks = self._chunks(run, job.directory / file.name, file, sent)
-                location.write(object_key(app, job.task, file.hash), chunks, file.size)
-                mine[file.hash] = self._clock.monotonic()
-                run.files += 1
-            else:
+            known = (each[file.hash] for each in (named, mine, young) if file.hash in each)
+            whole = (f for f in known if sizes.get(object_key(app, job.task, f)) == file.size)
+            usable = next((f for f in whole if file.hash not in job.again or f.object in run.written), None)
+            if usable is not None:
                 run.done += file.size
+            else:
+                # One that is damaged is mended where it lies: older snapshots may name it, too.
+                usable = named.get(file.hash) or structs.replace(file, upload=secrets.token_hex(8))
+                chunks = self._chunks(run, job.directory / file.name, file, sent)
+                location.write(object_key(app, job.task, usable), chunks, file.size)
+                run.written.add(usable.object)
+                run.files += 1
+                if file.hash not in named:
+                    mine[file.hash] = usable
+            placed[file.hash] = usable
         self._wanted(run)
-        number = (before[-1] if before else 0) + 1
-        key = manifest_key(app, job.task, number)
-        if not location.create(key, encode(self._manifest(job, number, files))):
+        key = manifest_key(app, job.task, newest + 1)
+        files = tuple(structs.replace(file, upload=placed[file.hash].upload) for file in files)
+        run.offered = True
+        if not location.create(key, encode(self._manifest(job, newest + 1, files))):
             raise _BaseGone
-        if base is not None:
-            now = load(location, app, job.task, base.number)
-            if now is None or now.data != base.data:
-                location.delete([key])
-                raise _BaseGone
-        return number
+        try:
+            if base is not None:
+                now = load(location, app, job.task, base.number)
+                if now is None or now.data != base.data:
+                    raise _BaseGone
+            self._in_time(run)
+        except (_BaseGone, CheckpointError):
+            location.delete([key])
+            raise
+        return newest + 1
+
+    def _young(self, listed: list[Stored]) -> dict[str, File]:
+        """What was uploaded in the last hour, by hash. None in a directory: there a young file could be torn by a power
+        loss before it was named."""
+        found: dict[str, File] = {}
+        for each in listed if self._location.directory is None else ():
+            match = OBJECT.fullmatch(each.key.rpartition("/")[2])
+            if match is not None and match[2] and -_YOUNG < each.age < _YOUNG:
+                found[match[1]] = File("", each.size, match[1], match[2])
+        return found
+
+    def _take_back(self, run: _Run, mine: dict[str, File]) -> None:
+        """Delete what a job that failed has uploaded to a directory, where nobody else uses it: it may be full."""
+        if self._location.directory is not None and not run.offered:
+            with suppress(CheckpointError):
+                self._location.delete([object_key(self._app, run.job.task, file) for file in mine.values()])
+
+    def _swept(self, run: _Run, made: Outcome) -> Outcome:
+        """The outcome, with that of a sweep if there was one. What goes wrong there is no fault of the snapshot."""
+        if made.number is None or run.objects is None:
+            return made
+        found, error = self._sweeper.turn(run.job.task, run.objects, run.stop.is_set)
+        return replace(made, swept=found, sweep_error=error)
 
     def _manifest(self, job: Job, number: int, files: tuple[File, ...]) -> Manifest:
         return Manifest(
@@ -342,6 +398,9 @@ class Snapshotter:
     def _wanted(self, run: _Run) -> None:
         if run.stop.is_set():
             raise Abandoned
+        self._in_time(run)
+
+    def _in_time(self, run: _Run) -> None:
         if self._clock.monotonic() - run.started > LONGEST:
             raise CheckpointError(
                 f"a snapshot took longer than {LONGEST / 3600:.0f} hours and was given up",

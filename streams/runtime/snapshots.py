@@ -5,7 +5,7 @@ A snapshot of a task, none of it waited for by the worker's thread:
 1. flush     aside: what is committed goes into tables (a copy right after that takes a few milliseconds)
 2. copy      between two turns: hard links of the store's files, which stand at the last commit
 3. verify    aside, the first time after a task was opened: its files may have been damaged while nobody ran
-4. upload    aside: files that the location lacks, then the manifest
+4. upload    aside: files that the location lacks, then the manifest; every few hours, a sweep of what is needed no more
 5. trim      with the next look: the changelog is not needed below the oldest snapshot that is kept
 """
 
@@ -23,6 +23,7 @@ from streams.checkpoint.snapshotter import Job, Outcome, Snapshotter
 from streams.core.clock import Clock
 from streams.core.errors import CheckpointError, LocationUnreachable, StateCorrupt, StateError
 from streams.core.topology import TaskId
+from streams.core.wording import counted, size
 from streams.metrics import Metrics
 from streams.runtime.notes import Note
 from streams.runtime.progress import Progress
@@ -183,6 +184,28 @@ class Snapshots:
             )
             if outcome.trim is not None:
                 self._floors[task] = outcome.trim
+        self._take_sweep(task, outcome, metrics)
+
+    def _take_sweep(self, task: str, outcome: Outcome, metrics: Metrics) -> None:
+        found, why = outcome.swept, ""
+        if outcome.sweep_error is not None:
+            why = str(outcome.sweep_error)
+        elif found is not None:
+            why = found.problem
+            if found.deleted:
+                self._note(
+                    f"task {task}: {counted(found.deleted, 'object')} ({size(found.bytes)}) that no snapshot needs any "
+                    f"more deleted, {found.kept:,} kept",
+                    logging.INFO,
+                    task=task,
+                )
+        if why:
+            metrics.snapshot_sweeps.labels("failed").inc()
+            self._note(f"task {task}: old objects of snapshots were not deleted, which is tried again in hours: {why}")
+        elif found is not None:
+            metrics.snapshot_sweeps.labels("done").inc()
+        if found is not None:
+            metrics.snapshot_swept_bytes.inc(found.bytes)
 
     def corrupted(self, id: TaskId) -> None:
         """The task's store is damaged. The snapshot that it was made from, unless verified since, is doubted: its
@@ -250,8 +273,8 @@ class Snapshots:
 
         progress = Progress("restoring a snapshot", say, self._clock)
         while restore.poll() is None:
-            done, size = restore.progress
-            progress.at(done, size, done)
+            done, whole = restore.progress
+            progress.at(done, whole, done)
             yield
 
     def check(self, task: Task, named: str) -> None:

@@ -5,12 +5,16 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from streams.checkpoint.location import Location
-from tests.checkpoint.support import s3_options
+from tests.checkpoint.s3 import make_s3_older
+from tests.checkpoint.support import make_files_older, s3_options
 
+ROOT = Path(__file__).parents[2]
 _buckets = count(1)
 
 
@@ -22,8 +26,8 @@ def s3_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with log.open("wb") as out:
-        command = [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-        process = subprocess.Popen(command, stdout=out, stderr=out)
+        command = [sys.executable, "-W", "ignore", "-m", "tests.checkpoint.s3", str(port)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
     try:
         until = time.monotonic() + 120
         while True:
@@ -63,3 +67,17 @@ def opened(request: pytest.FixtureRequest, tmp_path) -> Callable[[], Location]:
 @pytest.fixture
 def location(opened: Callable[[], Location]) -> Location:
     return opened()
+
+
+@pytest.fixture
+def make_older(location: Location, request: pytest.FixtureRequest) -> Callable[[float], None]:
+    """Makes all that lies in the location older by some seconds, by the location's own clock."""
+
+    def make(seconds: float) -> None:
+        if location.directory is not None:
+            make_files_older(location.directory, seconds)
+            return
+        port, bucket = request.getfixturevalue("s3_port"), urlsplit(location.url).netloc
+        make_s3_older(port, bucket, seconds)
+
+    return make

@@ -1,6 +1,7 @@
 """What the tests of snapshots share: locations, stores to snapshot, and a proxy that spoils a connection."""
 
 import asyncio
+import os
 import random
 import threading
 import time
@@ -35,6 +36,14 @@ def copy_of(directory: Path, files: dict[str, bytes]) -> Path:
     for name, data in files.items():
         (directory / name).write_bytes(data)
     return directory
+
+
+def make_files_older(directory: Path, seconds: float) -> None:
+    """All files below it."""
+    for file in directory.rglob("*"):
+        if file.is_file():
+            then = file.stat().st_mtime - seconds
+            os.utime(file, (then, then))
 
 
 def job(directory: Path, sequence: int, *, offset: int | None = None, **more: Any) -> Job:

@@ -19,12 +19,26 @@ from streams.checkpoint.manifest import list_manifests
 from streams.checkpoint.restore import Restore
 from streams.checkpoint.snapshotter import Snapshotter
 from streams.core.errors import CheckpointError, DiskFull, LocationUnreachable, SettingsError
-from tests.checkpoint.support import APP, TASK, TOPIC, Filled, Proxy, copy_of, finish, job, longest, s3_options, upload
+from tests.checkpoint.s3 import make_s3_older
+from tests.checkpoint.support import (
+    APP,
+    TASK,
+    TOPIC,
+    Filled,
+    Proxy,
+    copy_of,
+    finish,
+    job,
+    longest,
+    make_files_older,
+    s3_options,
+    upload,
+)
 
 ROOT = Path(__file__).parents[2]
 FILES = {"CURRENT": b"1", "1.sst": b"one" * 1000}
 
-# Uploads one snapshot after another, each with some new files, and tells of each that is there.
+# Uploads one snapshot after another, each with some new files, sweeps after each, and tells of each that is there.
 UPLOADER = """
 import json, random, sys
 from pathlib import Path
@@ -32,7 +46,7 @@ from streams.checkpoint.location import Location
 from streams.checkpoint.snapshotter import Snapshotter
 from tests.checkpoint.support import APP, copy_of, finish, job
 url, options, work, first = sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-snapshotter, rnd = Snapshotter(Location(url, options), APP), random.Random(first)
+snapshotter, rnd = Snapshotter(Location(url, options), APP, sweep_every=0.0), random.Random(first)
 print("ready", flush=True)
 for turn in range(1000):
     files = {f"{turn + i}.sst": random.Random(turn + i).randbytes(300_000 + 9_000_000 * (i == 2)) for i in range(4)}
@@ -40,6 +54,7 @@ for turn in range(1000):
     assert snapshotter.submit(job(copy, first + turn))
     outcome = finish(snapshotter)
     assert outcome.error is None, outcome.error
+    assert outcome.sweep_error is None, outcome.sweep_error
     print(outcome.number, outcome.mark.sequence, flush=True)
 """
 
@@ -47,6 +62,7 @@ for turn in range(1000):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["directory", "s3"])
 def test_kills_in_mid_upload(tmp_path, kind, request):
+    """Beside the process that uploads, another one sweeps; between two of them all that is there gets old."""
     import json
 
     url, options = str(tmp_path / "location"), {}
@@ -54,13 +70,16 @@ def test_kills_in_mid_upload(tmp_path, kind, request):
         port, name = request.getfixturevalue("s3_port"), request.getfixturevalue("bucket")
         url, options = f"s3://{name}/p", s3_options(f"http://127.0.0.1:{port}")
     location, rnd, told, work = Location(url, options), random.Random(1), (0, 0), tmp_path / "work"
+    swept = 0
     for turn in range(8):
         command = [sys.executable, "-c", UPLOADER, url, json.dumps(options), str(work), str(1000 * turn + 1)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout.readline() == "ready\n"
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(rnd.uniform(0.01, 1.5))
+            until = time.monotonic() + rnd.uniform(0.01, 1.5)
+            while time.monotonic() < until:
+                swept += collect(location, APP).deleted
+            assert process.poll() is None
         finally:
             process.send_signal(signal.SIGKILL)
             out, _ = process.communicate()
@@ -75,7 +94,12 @@ def test_kills_in_mid_upload(tmp_path, kind, request):
             assert restore.wait().manifest.sequence == best
             shutil.rmtree(back)
         shutil.rmtree(work, ignore_errors=True)
+        if kind == "s3":
+            make_s3_older(port, name, 2 * DAY)
+        else:
+            make_files_older(Path(url), 2 * DAY)
     assert told[0] > 0
+    assert swept > 0
 
 
 def test_what_a_killed_upload_leaves_is_collected(tmp_path):

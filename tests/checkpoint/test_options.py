@@ -2,8 +2,10 @@
 
 import pytest
 
+from streams.checkpoint.location import Location
 from streams.core.errors import SettingsError
 from streams.settings import load
+from tests.checkpoint.support import s3_options
 
 
 def test_they_are_a_table_and_their_secrets_are_not_shown(tmp_path):
@@ -20,3 +22,12 @@ def test_a_text_is_refused(tmp_path):
     file.write_text('checkpoint_options = "region"\n')
     with pytest.raises(SettingsError, match="is not a table"):
         load({}, {}, file)
+
+
+def test_a_store_that_cannot_delete_many_at_once(s3_port, bucket):
+    options = {**s3_options(f"http://127.0.0.1:{s3_port}"), "disable_bulk_delete": "true"}
+    location = Location(f"s3://{bucket}/x", options)
+    for key in "abc":
+        location.write(key, iter([b"x"]), 1)
+    location.delete(["a", "missing", "b"])
+    assert [each.key for each in location.objects("")] == ["c"]

@@ -143,7 +143,7 @@ def test_damage_is_found_and_an_older_snapshot_is_taken(location, tmp_path, dama
     upload(location, tmp_path, 1, ONE)
     upload(location, tmp_path, 2, TWO)
     [file] = [f for f in list_manifests(location, APP, TASK)[1].manifest.files if f.name == "3.sst"]
-    key = object_key(APP, TASK, file.hash)
+    key = object_key(APP, TASK, file)
     data = location.read(key)
     spoiled = {"flipped": data[:-1] + b"!", "short": data[:-1], "missing": None}[damage]
     location.delete([key])

@@ -200,7 +200,7 @@ def test_from_snapshots_and_the_tail(place):
         "state", "get", PROGRAM, "count/values", "c1", "--from-changelog", "--settings", settings
     )
     newest = list_manifests(Location(str(location)), "care", "0-0")[-1].manifest
-    damaged = location / "care/0-0/objects" / max(newest.files, key=lambda f: f.size).hash
+    damaged = location / "care/0-0/objects" / max(newest.files, key=lambda f: f.size).object
     damaged.write_bytes(b"x" * damaged.stat().st_size)
     said = place.say("verify", PROGRAM, "--settings", settings, code=1)
     assert "the object's content is not what its hash says" in said

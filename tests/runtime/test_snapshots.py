@@ -13,7 +13,7 @@ from operators import Running, agg
 from streams import App, EventTime, Schema
 from streams.app import make_worker
 from streams.checkpoint import manifest as manifests
-from streams.checkpoint.collect import verify
+from streams.checkpoint.collect import DAY, verify
 from streams.checkpoint.location import Location
 from streams.checkpoint.manifest import list_manifests
 from streams.codec.json import encode
@@ -24,6 +24,7 @@ from streams.log.base import TopicSpec
 from streams.log.embedded import EmbeddedLog
 from streams.settings import Settings
 from streams.state.rocksdb import RocksStore
+from tests.checkpoint.support import make_files_older
 
 CHANGELOG = TopicPartition("shop-0-changelog", 0)
 PATIENCE = 60.0
@@ -147,9 +148,9 @@ def test_a_lost_machine_comes_back_from_a_snapshot_and_the_tail(shop):
 
 def test_a_damaged_snapshot_is_passed_over_for_an_older_one(shop):
     shop.until_trimmed()
-    newest = list_manifests(Location(str(shop.location)), "shop", "0-0")[-1].manifest
-    older = {f.hash for m in list_manifests(Location(str(shop.location)), "shop", "0-0")[:-1] for f in m.manifest.files}
-    only = next(f.hash for f in newest.files if f.hash not in older)
+    *before, newest = [each.manifest for each in list_manifests(Location(str(shop.location)), "shop", "0-0")]
+    older = {f.object for manifest in before for f in manifest.files}
+    only = next(f.object for f in newest.files if f.object not in older)
     file = next(shop.location.rglob(only))
     file.write_bytes(b"x" * file.stat().st_size)
     shop.lose_the_machine()
@@ -166,10 +167,11 @@ def test_a_snapshot_of_a_damaged_store_is_passed_over_once_the_damage_is_met(sho
     listed = list_manifests(location, "shop", "0-0")[-1]
     manifest, folder = listed.manifest, shop.location / "shop" / "0-0" / "objects"
     table = max((f for f in manifest.files if f.name.endswith(".sst")), key=lambda f: f.size)
-    data = (folder / table.hash).read_bytes()
+    data = (folder / table.object).read_bytes()
     data = bytes([data[0] ^ 1]) + data[1:]
-    (folder / sha256(data).hexdigest()).write_bytes(data)
-    files = [msgspec.structs.replace(f, hash=sha256(data).hexdigest()) if f == table else f for f in manifest.files]
+    damaged = msgspec.structs.replace(table, hash=sha256(data).hexdigest())
+    (folder / damaged.object).write_bytes(data)
+    files = [damaged if f == table else f for f in manifest.files]
     (shop.location / listed.key).write_bytes(manifests.encode(msgspec.structs.replace(manifest, files=tuple(files))))
     shop.lose_the_machine()
     shop.start()
@@ -192,6 +194,42 @@ def test_without_its_snapshots_a_trimmed_changelog_is_refused_and_never_taken_fo
     shop.start()
     shop.send()
     assert shop.counts() == shop.expected()
+
+
+def test_a_worker_deletes_what_its_snapshots_need_no_more(shop):
+    """Every few hours, what is a day old."""
+    location, lots = Location(str(shop.location)), 8
+
+    def objects():
+        return len(location.objects("shop/0-0/objects"))
+
+    def snapshot():
+        have = shop.snapshots()
+        shop.send()
+        shop.until(lambda: shop.snapshots() > have)
+
+    for _ in range(lots):
+        snapshot()
+    before = objects()
+    make_files_older(shop.location, 2 * DAY)
+    snapshot()
+    shop.clock.sleep(5 * 3600)
+    snapshot()
+    sweeps, bytes = shop.worker.metrics.snapshot_sweeps, shop.worker.metrics.snapshot_swept_bytes
+    assert sweeps.labels("done")._value.get() >= 1
+    assert sweeps.labels("failed")._value.get() == 0
+    assert objects() < before
+    [note] = [note for note in shop.notes if "that no snapshot needs any more deleted" in note]
+    assert note.startswith("task 0/0: ")
+    assert bytes._value.get() > 0
+    assert list(verify(location, "shop")) == []
+
+    manifest = sorted((shop.location / "shop/0-0/manifests").iterdir())[-1]
+    manifest.write_bytes(b"of a newer program")
+    shop.clock.sleep(5 * 3600)
+    snapshot()
+    assert sweeps.labels("failed")._value.get() == 1
+    assert any("cannot be read, so what it needs is not known" in note for note in shop.notes)
 
 
 def test_another_location_is_refused(shop):

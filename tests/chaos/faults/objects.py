@@ -28,7 +28,7 @@ def candidates(world: World) -> list[str]:
             assert each is not None
             assert each.manifest is not None
             keys.add(each.key)
-            keys |= {object_key(app, task, f.hash) for f in each.manifest.files if f.hash not in needed}
+            keys |= {object_key(app, task, f) for f in each.manifest.files if f.hash not in needed}
     return sorted(keys)
 
 
