@@ -172,13 +172,36 @@ def list_manifests(location: Location, app: str, task: str) -> list[Listed]:
     return [each for each in loaded if each is not None]
 
 
-def retained(manifests: Iterable[Manifest], keep: int) -> list[Manifest]:
-    """The manifests without a name that are kept: the `keep` with the highest sequences, best first.
+@dataclass(frozen=True)
+class History:
+    """Which snapshots of a task are of the history that a worker goes on with.
 
-    By sequence and not by number: what a worker writes late, for a task that it has lost, has a lower sequence and must
-    not push out the owner's.
+    The worker opened the task at commit `opened`, and stands at `mark` now; its own manifests since then bear `writer`.
+    What else lies beyond `opened` is either of commits that the log has lost (brokers without power), or of a worker
+    that has taken the task over since; what is of another changelog topic, of one that was deleted.
+
+    >>> history = History(Mark(7, "t", 70, b""), opened=5, writer="w")
+    >>> history.has("t", 4, "x"), history.has("t", 6, "w"), history.has("t", 6, "x"), history.has("old", 4, "x")
+    (True, True, False, False)
     """
-    return sorted((m for m in manifests if not m.name), key=lambda m: (m.sequence, m.number), reverse=True)[:keep]
+
+    mark: Mark
+    opened: int
+    writer: str
+
+    def has(self, topic_id: str, sequence: int, writer: str) -> bool:
+        known = sequence <= self.opened or writer == self.writer
+        return topic_id == self.mark.topic_id and sequence <= self.mark.sequence and known
+
+    def retained(self, manifests: Iterable[Manifest], keep: int) -> list[Manifest]:
+        """The manifests without a name that are kept: of this history the `keep` with the highest sequences, best
+        first.
+
+        By sequence and not by number: what a worker writes late, for a task that it has lost, has a lower sequence and
+        must not push out the owner's.
+        """
+        mine = [m for m in manifests if not m.name and self.has(m.topic_id, m.sequence, m.writer)]
+        return sorted(mine, key=lambda m: (m.sequence, m.number), reverse=True)[:keep]
 
 
 def tasks(location: Location, app: str) -> Sequence[str]:

@@ -4,7 +4,7 @@ import queue
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -17,6 +17,7 @@ from streams.checkpoint.location import CHUNK, Location, Stored
 from streams.checkpoint.manifest import (
     OBJECT,
     File,
+    History,
     Manifest,
     encode,
     list_manifests,
@@ -24,7 +25,6 @@ from streams.checkpoint.manifest import (
     manifest_key,
     object_key,
     place,
-    retained,
     stored,
 )
 from streams.checkpoint.sweep import LONGEST, SWEEP, Collected, Sweeper
@@ -42,7 +42,7 @@ class Job:
 
     `directory`: what `StateStore.snapshot` made; `again`: hashes of objects that a restore found damaged, uploaded even
     if they are there; `name`: makes it a savepoint; `verify`: reads the copy before anything else and raises if it is
-    damaged (`StateStore.verify`).
+    damaged (`StateStore.verify`); `opened`: the commit at which the task was opened; `writer`: names that opening.
     """
 
     task: str
@@ -53,6 +53,8 @@ class Job:
     name: str = ""
     again: Collection[str] = ()
     verify: Callable[[Path, Callable[[], None]], None] | None = None
+    opened: int = 1 << 62
+    writer: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Outcome:
 
     `trim`: the offset before which the snapshots kept (savepoints apart) do not need the changelog; None while there
     are fewer than `keep`.
+    `foreign`: keys of manifests of another history (see `manifest.History`), which are left alone here.
     `uploaded` and `size`: bytes sent, and of the whole snapshot; `seconds`: from the submit on.
     `swept`: what was deleted after it, None if no sweep was due, or it failed; then `sweep_error` says why.
     """
@@ -69,6 +72,7 @@ class Outcome:
     mark: Mark
     number: int | None
     trim: int | None = None
+    foreign: tuple[str, ...] = ()
     error: StreamsError | None = None
     uploaded: int = 0
     files: int = 0
@@ -95,6 +99,7 @@ class _Run:
     started: float
     written: set[str] = field(default_factory=set)
     offered: bool = False
+    foreign: tuple[str, ...] = ()
     objects: list[Stored] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     done: int = 0
@@ -164,6 +169,15 @@ class Snapshotter:
         """Run `RocksStore.flush` aside. When it is done (`done()`) the store's `snapshot` takes a few milliseconds."""
         return self._flusher.submit(store_flush)
 
+    def delete(self, keys: Sequence[str]) -> None:
+        """Delete manifests that are known to be of no use, aside. If it fails, the next outcome names them again."""
+
+        def run() -> None:
+            with suppress(CheckpointError):
+                self._location.delete(list(keys))
+
+        self._flusher.submit(run)
+
     def submit(self, job: Job) -> bool:
         """Upload a copy. False, and the copy deleted, if a job of the task is under way or this is closed."""
         place(self._app, job.task)
@@ -223,7 +237,7 @@ class Snapshotter:
                 error = CheckpointError(f"a snapshot failed: {failed!r}", where=f"task {job.task}")
             shutil.rmtree(job.directory, ignore_errors=True)
             seconds = self._clock.monotonic() - run.started
-            made = Outcome(job.task, job.mark, number, trim, error, sent[0], run.files, run.total, seconds)
+            made = Outcome(job.task, job.mark, number, trim, run.foreign, error, sent[0], run.files, run.total, seconds)
             self._outcomes.put(self._swept(run, made))
 
     def _run(self, run: _Run, sent: list[int]) -> tuple[int, int | None]:
@@ -242,7 +256,7 @@ class Snapshotter:
                 self._take_back(run, mine)
                 raise
             try:
-                return number, self._retain(job.task, job.mark)
+                return number, self._retain(run)
             except CheckpointError:
                 return number, None  # the snapshot is there; what is too old is deleted after the next one
         raise CheckpointError(
@@ -334,24 +348,34 @@ class Snapshotter:
             offset=job.mark.offset,
             position=job.mark.position,
             time=self._clock.now(),
-            writer=self._writer,
+            writer=self._signed(job),
             name=job.name,
             files=files,
         )
 
-    def _retain(self, task: str, mark: Mark) -> int | None:
-        """Delete what is not kept; up to where the changelog is not needed by what is."""
-        listed = list_manifests(self._location, self._app, task)
+    def _retain(self, run: _Run) -> int | None:
+        """Delete what is not kept; up to where the changelog is not needed by what is.
+
+        Manifests of another history are left alone: whether the log has lost their commits, or another worker has made
+        them, is not known here. They count for nothing, or they would push out those that the log still has.
+        """
+        job = run.job
+        history = History(job.mark, job.opened, self._signed(job))
+        listed = list_manifests(self._location, self._app, job.task)
         usable = [each.manifest for each in listed if each.manifest is not None]
-        kept = retained(usable, self._keep)
+        kept = history.retained(usable, self._keep)
         stay = {m.number for m in kept} | {m.number for m in usable if m.name} | {listed[-1].number}
+        foreign = {m.number for m in usable if not history.has(m.topic_id, m.sequence, m.writer)} - stay
         # One that cannot be read may be of a newer program, so it stays until it is older than all that are kept.
         oldest = min((m.number for m in kept), default=0)
-        gone = [e.key for e in listed if e.number not in stay and (e.manifest is not None or e.number < oldest)]
-        self._location.delete(gone)
+        gone = [e for e in listed if e.number not in stay | foreign and (e.manifest is not None or e.number < oldest)]
+        self._location.delete([each.key for each in gone])
+        run.foreign = tuple(each.key for each in listed if each.number in foreign)
         # With fewer than `keep` there is nothing to fall back on but the changelog itself.
-        offsets = [m.offset for m in kept if m.topic_id == mark.topic_id]
-        return min(offsets) if len(offsets) == self._keep else None
+        return min(m.offset for m in kept) if len(kept) == self._keep else None
+
+    def _signed(self, job: Job) -> str:
+        return f"{self._writer}{job.writer}"
 
     def _files(self, run: _Run) -> tuple[File, ...]:
         """The files of the copy with their hashes. Tables never change: what was hashed is known by inode and time."""

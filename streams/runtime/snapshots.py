@@ -12,8 +12,9 @@ A snapshot of a task, none of it waited for by the worker's thread:
 import logging
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 
 from streams.checkpoint.identity import Identity
@@ -32,6 +33,27 @@ from streams.runtime.task import State, Task
 _LOOK = 1.0  # seconds at most between two looks
 _ASK = 5.0  # seconds from one question to a location that does not answer to the next one
 _PUT_OFF = 20  # times that a snapshot is put off by a tenth of the interval, while compactions are behind
+
+
+@dataclass
+class _Opening:
+    """A task since it was opened here, at commit `at`; `name` tells it from other openings.
+
+    `due`: when the next snapshot is; `put_off`: how often it was; `verified`: the store's files were read whole;
+    `done`: the commit of the last snapshot; `floor`: where the changelog is needed from; `foreign`: manifests of
+    another history, seen when the task stood at `seen_at`.
+    """
+
+    name: str
+    at: int
+    due: float
+    put_off: int = 0
+    verified: bool = False
+    done: int = -1
+    floor: int | None = None
+    foreign: Sequence[str] = ()
+    seen_at: int = 0
+    flushing: Future[None] | None = None
 
 
 class Snapshots:
@@ -61,17 +83,13 @@ class Snapshots:
         self._scratch, self._clock, self._note, self._interval = scratch, clock, note, interval
         self._snapshotter = Snapshotter(location, app, keep=keep, bytes_per_second=bytes_per_second, clock=clock)
         self._looked = -_LOOK
-        self._due: dict[str, float] = {}
-        self._verified: set[str] = set()  # whose files were read whole since the task was opened here
-        self._done: dict[str, int] = {}  # the sequence of the last snapshot
+        self._openings: dict[str, _Opening] = {}
+        self._under_way: dict[str, _Opening] = {}  # of which opening the job is that was submitted
         self._made_from: dict[
             str, tuple[int, str]
         ] = {}  # which snapshot a store was restored from here, until verified
         self._doubted: dict[str, set[tuple[int, str]]] = {}
-        self._flushing: dict[str, Future[None]] = {}
-        self._put_off: dict[str, int] = {}
         self._again: dict[str, frozenset[str]] = {}
-        self._floors: dict[str, int] = {}
         self._told = ""
         shutil.rmtree(scratch, ignore_errors=True)  # copies that a killed worker has left
         if not self._identity.confirmed:
@@ -88,26 +106,32 @@ class Snapshots:
 
     def look(self, tasks: Sequence[Task], metrics: Metrics) -> None:
         """Take what has become of snapshots, and go on with those that are due."""
-        for outcome in self._snapshotter.poll():
-            self._take(outcome, metrics)
+        outcomes = self._snapshotter.poll()
+        sequences = {str(t.id): t.lease.sequence for t in tasks} if outcomes else {}
+        for outcome in outcomes:
+            self._take(outcome, sequences, metrics)
             if isinstance(outcome.error, StateCorrupt):
                 self._condemn(outcome.task.replace("-", "/"), outcome.error, tasks)
         now = self._looked = self._clock.monotonic()
         if not self._known(tasks, now):
             return
         running = {str(t.id): t for t in tasks if t.state is State.RUNNING and t.store is not None}
-        for name in [n for n in self._flushing if n not in running]:
-            del self._flushing[name]
         for name, task in running.items():
             assert task.store is not None
-            if name in self._flushing:
-                if self._flushing[name].done():
-                    self._copy(name, task, self._flushing.pop(name), metrics)
-            elif now >= self._due.setdefault(name, now + self._interval * secrets.randbelow(1000) / 1000):
+            if name not in self._openings:
                 # The first one at a random time within the interval: tasks do not all upload at once.
-                if task.store.mark.sequence == self._done.get(name) or self._snapshotter.busy(name_of(task.id)):
+                first = now + self._interval * secrets.randbelow(1000) / 1000
+                self._openings[name] = _Opening(secrets.token_hex(4), task.opened_at, first)
+            opening = self._openings[name]
+            if opening.foreign and task.lease.sequence > opening.seen_at:
+                self._delete_foreign(name, opening)
+            if opening.flushing is not None:
+                if opening.flushing.done():
+                    self._copy(name, task, opening, metrics)
+            elif now >= opening.due:
+                if task.store.mark.sequence == opening.done or self._snapshotter.busy(name_of(task.id)):
                     continue
-                self._flushing[name] = self._snapshotter.flush(task.store.flush)
+                opening.flushing = self._snapshotter.flush(task.store.flush)
 
     def _known(self, tasks: Sequence[Task], now: float) -> bool:
         """Whether the location is known to be the one that was used before; only then are snapshots made."""
@@ -137,15 +161,25 @@ class Snapshots:
             if str(task.id) == name and task.store is not None:
                 raise task.store.condemn(error.what) from error
 
-    def _copy(self, name: str, task: Task, flushed: "Future[None]", metrics: Metrics) -> None:
-        assert task.store is not None
-        if not task.store.calm and self._put_off.get(name, 0) < _PUT_OFF:
-            self._put_off[name] = self._put_off.get(name, 0) + 1
-            self._due[name] = self._clock.monotonic() + self._interval / 10
+    def _delete_foreign(self, name: str, opening: "_Opening") -> None:
+        """We have committed under our lease since these manifests were seen, so nobody has held the task meanwhile, and
+        they cannot be of another worker: the log has lost their commits, or their changelog topic was deleted."""
+        self._note(
+            f"task {name}: {counted(len(opening.foreign), 'snapshot')} of commits that the log does not have deleted"
+        )
+        self._snapshotter.delete(opening.foreign)
+        opening.foreign = ()
+
+    def _copy(self, name: str, task: Task, opening: "_Opening", metrics: Metrics) -> None:
+        assert task.store is not None and opening.flushing is not None
+        flushed, opening.flushing = opening.flushing, None
+        if not task.store.calm and opening.put_off < _PUT_OFF:
+            opening.put_off += 1
+            opening.due = self._clock.monotonic() + self._interval / 10
             return
-        self._put_off[name] = 0
-        self._due[name] = self._clock.monotonic() + self._interval
-        directory = self._scratch / f"{task.id.sub}-{task.id.partition}-{secrets.token_hex(4)}"
+        opening.put_off = 0
+        opening.due = self._clock.monotonic() + self._interval
+        directory = self._scratch / f"{name_of(task.id)}-{secrets.token_hex(4)}"
         try:
             flushed.result()
             begun = self._clock.monotonic()
@@ -154,13 +188,22 @@ class Snapshots:
         except StateError as error:
             self._note(f"task {name}: no snapshot now: {error.what}")
             return
-        again = self._again.pop(name, ())
-        # What this process has written since then is trusted: reading everything for each snapshot would cost too much.
-        verify = task.store.verify if name not in self._verified else None
-        job = Job(name_of(task.id), directory, task.store.mark, self._fingerprint, again=again, verify=verify)
-        self._snapshotter.submit(job)
+        job = Job(
+            name_of(task.id),
+            directory,
+            task.store.mark,
+            self._fingerprint,
+            again=self._again.pop(name, ()),
+            # What this process has written since is trusted: reading all of it for each snapshot would cost too much.
+            verify=None if opening.verified else task.store.verify,
+            opened=opening.at,
+            writer=opening.name,
+        )
+        if self._snapshotter.submit(job):
+            self._under_way[name] = opening
 
-    def _take(self, outcome: Outcome, metrics: Metrics) -> None:
+    def _take(self, outcome: Outcome, sequences: Mapping[str, int], metrics: Metrics) -> None:
+        """`sequences`: the tasks' last commits."""
         task = outcome.task.replace("-", "/")
         if outcome.error is not None:
             metrics.snapshots.labels("failed").inc()
@@ -172,8 +215,6 @@ class Snapshots:
             metrics.snapshot_seconds.observe(outcome.seconds)
             metrics.snapshot_bytes.inc(outcome.uploaded)
             metrics.snapshot_time.labels(task).set(self._clock.now() / 1000)
-            self._done[task] = outcome.mark.sequence
-            self._verified.add(task)
             self._made_from.pop(task, None)
             self._doubted.pop(task, None)
             self._note(
@@ -182,8 +223,12 @@ class Snapshots:
                 logging.INFO,
                 task=task,
             )
-            if outcome.trim is not None:
-                self._floors[task] = outcome.trim
+            opening = self._under_way.get(task)
+            if opening is not None and opening is self._openings.get(task):  # else it was closed meanwhile
+                opening.done, opening.verified = outcome.mark.sequence, True
+                opening.floor = outcome.trim if outcome.trim is not None else opening.floor
+                opening.foreign, opening.seen_at = outcome.foreign, sequences.get(task, 0)
+        self._under_way.pop(task, None)
         self._take_sweep(task, outcome, metrics)
 
     def _take_sweep(self, task: str, outcome: Outcome, metrics: Metrics) -> None:
@@ -216,15 +261,13 @@ class Snapshots:
 
     def floor(self, task: Task) -> int | None:
         """The changelog's offset below which no snapshot that is kept needs it; None if that is not known."""
-        return self._floors.get(str(task.id))
+        opening = self._openings.get(str(task.id))
+        return opening.floor if opening is not None else None
 
     def drop(self, task: Task) -> None:
         """The task is closed here: its job is given up."""
-        name = str(task.id)
-        self._verified.discard(name)
+        self._openings.pop(str(task.id), None)
         self._snapshotter.abandon(name_of(task.id))
-        for known in (self._due, self._done, self._floors, self._flushing):
-            known.pop(name, None)
 
     def restore(self, id: TaskId, directory: Path, topic_id: str, start: int, most: int) -> Iterator[None]:
         """Bring the newest snapshot that fits, of commit `most` or before, into `directory`; yields until it is there,
