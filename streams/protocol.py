@@ -183,8 +183,25 @@ def check_restored(task: str, lease: int, changelog: int | None, store: int) -> 
     )
 
 
-def check_whole(task: str, first: int, base: int) -> None:
-    """A store that was made from nothing needs the changelog from `base` on: there it begins, or its last rewriting."""
+def check_whole(task: str, first: int, base: int, snapshots: bool = False) -> None:
+    """A store that was made from nothing needs the changelog from `base` on: there it begins, or its last rewriting.
+
+    `snapshots`: the commits name a checkpoint location, so the changelog was trimmed behind its snapshots.
+
+    >>> check_whole("0/0", 7, 1, snapshots=True)
+    Traceback (most recent call last):
+    streams.core.errors.StateMismatch: the changelog of task 0/0 begins at commit 7, behind a snapshot that is not there
+      where: first commit 7, needed 1
+      fix:   give the checkpoint location that the workers had (--checkpoints, or the setting checkpoints), or start \
+the slot that still has the task's state on its disk; `streams snapshots list` tells what a location has
+    """
+    if first > base and snapshots:
+        raise StateMismatch(
+            f"the changelog of task {task} begins at commit {first}, behind a snapshot that is not there",
+            where=f"first commit {first}, needed {base}",
+            fix="give the checkpoint location that the workers had (--checkpoints, or the setting checkpoints), or "
+            "start the slot that still has the task's state on its disk; `streams snapshots list` tells what a location has",
+        )
     if first > base:
         raise StateMismatch(
             f"the changelog of task {task} begins at commit {first}, but the whole state takes it from {base} on",

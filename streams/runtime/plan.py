@@ -123,6 +123,30 @@ def prepare(
     return Plan(app, topology, counts, topics, fingerprint, tuple(tasks), dead_letters)
 
 
+def check_grown(plan: Plan, log: Log) -> None:
+    """TopicMismatch if a source topic has other partitions now than when the plan was made: nobody would read what lies
+    in the new ones, and windows would close without it. Raises LogError if the log does not answer."""
+    sources = sorted({topic for sub in plan.topology.subs for topic in sub.sources})
+    for name, info in log.topics(sources).items():
+        before = plan.topics[name].partitions
+        if info.partitions != before:
+            raise TopicMismatch(
+                f"source topic {name!r} has {info.partitions} partitions now, and had {before} when this worker "
+                "started: what lies in the new ones is not read",
+                where=f"application {plan.app!r}",
+                fix=_changed(plan.app),
+            )
+
+
+def _changed(app: str) -> str:
+    return (
+        "the partitions of a source topic, or the program, have changed since the first run. To begin anew: `streams "
+        "reset PROGRAM`. To keep the state, take it elsewhere by a savepoint: with the old program `streams savepoint "
+        "create NAME PROGRAM` (--had TOPIC=N if a source topic has grown), then under another app name `streams "
+        f"savepoint restore NAME PROGRAM --from-app {app}`: see docs/savepoints.md"
+    )
+
+
 def internal_topics(app: str, topology: Topology, counts: Mapping[int, int]) -> list[TopicSpec]:
     """The application's own topics, bound to the counts of partitions: leases, changelogs, shuffles."""
     bound = [TopicSpec(lease_topic(app), len(topology.tasks(counts)), _INTERNAL)]
@@ -144,9 +168,5 @@ def _check_counts(app: str, topics: Mapping[str, TopicInfo], bound: Sequence[Top
             raise TopicMismatch(
                 f"topic {spec.name!r} has {have} partitions, the program needs {spec.partitions}",
                 where=f"application {app!r}",
-                fix="the partitions of a source topic, or the program, have changed since the first run. To begin "
-                "anew: `streams reset PROGRAM`. To keep the state, take it elsewhere by a savepoint: with the "
-                "old program `streams savepoint create NAME PROGRAM` (--had TOPIC=N if a source topic has grown), "
-                f"then under another app name `streams savepoint restore NAME PROGRAM --from-app {app}`: see "
-                "docs/savepoints.md",
+                fix=_changed(app),
             )

@@ -19,7 +19,7 @@ from streams.runtime.position import TaskPosition, mark_of
 from streams.runtime.progress import Progress
 from streams.runtime.tools import Tools
 from streams.state.base import StateStore
-from streams.state.changelog import NotThatHistory, Replay
+from streams.state.changelog import NotThatHistory, Replay, decode
 
 _SNAPSHOTS = 4  # how many are tried whose stores turn out to be damaged when they are opened
 _NO_PROGRESS = 60.0  # seconds without anything to replay, far above the timeout of a transaction
@@ -88,13 +88,16 @@ class Recovery:
                 check_lease(self._id, self._lease, self._tools)
                 usable = same = False
         if not usable and mark.sequence:
+            yield from self._check_log(start)
             if mark.topic_id not in ("", topic_id):
                 why = f"is of another log, or of a changelog {self._changelog.topic} that was deleted"
-            elif mark.sequence > lease.sequence or not same:
+            elif mark.sequence > lease.sequence or (mark.sequence == lease.sequence and not same):
                 why = f"stands at a commit {mark.sequence} that the log does not have (it is at {lease.sequence})"
+            elif mark.offset < start:
+                why = f"stands at commit {mark.sequence}, which lies before the beginning of its changelog"
             else:
-                why = "is older than the beginning of its changelog"
-            self._say(f"local state {why}: it is made anew from the log, and nothing is lost")
+                why = f"stands at a commit {mark.sequence} that its changelog does not go on from"
+            self._say(f"local state {why}: it is made anew from the log")
             self.store = self._new_store()
         most = lease.sequence
         while True:
@@ -109,6 +112,25 @@ class Recovery:
                     raise
                 self._say(f"the snapshot at commit {found} does not fit the log: {error.what}; an older one is taken")
                 self.store, most = self._new_store(), found - 1
+
+    def _check_log(self, start: int) -> Iterator[None]:
+        """Before a local store is dropped, which may be all that is left: StateMismatch if the log has evidently lost
+        what it would be made anew from, its changelog or the lease record."""
+        end = self._tools.log.ends([self._changelog])[self._changelog]
+        if self._lease.sequence and not end:
+            protocol.check_restored(str(self._id), self._lease.sequence, None, 0)
+        if self._lease.sequence or end <= start:
+            return
+        reader = self._tools.log.reader()
+        try:  # what was never committed may lie there, too
+            reader.assign({self._changelog: start})
+            while reader.position(self._changelog) < end and not reader.caught_up(self._changelog):
+                for records in reader.poll(1, 0.02):
+                    found = decode(records.values()[0] or b"").sequence
+                    protocol.check_restored(str(self._id), 0, found, found)
+                yield
+        finally:
+            reader.close()
 
     def _bring_forward(self, start: int, topic_id: str, known: Committed | None) -> Iterator[None]:
         """From where the store stands now to the lease's commit; NotThatHistory if that place is not in the log."""
@@ -178,8 +200,8 @@ class Recovery:
                 yield
             replay.flush()
             if replay.first:
-                tail = TaskPosition.decode(self.store.mark.position).tail
-                protocol.check_whole(str(self._id), replay.first, tail.base)
+                made = TaskPosition.decode(self.store.mark.position)
+                protocol.check_whole(str(self._id), replay.first, made.tail.base, bool(made.location))
             self._last_block = self.store.mark.sequence or None
         finally:
             reader.close()

@@ -129,6 +129,12 @@ class Task:
         )
         check_types(str(self.id), position.types, self._tools.plan.types[self.id.sub])
         self._tail = self._next_tail = position.tail
+        if position.location and self._tools.location is None:
+            self._tools.note(
+                f"task {self.id}: it was run with a checkpoint location, and has none now: no snapshots are made, and "
+                "once its local state is lost it can only come back with that location (--checkpoints)",
+                task=str(self.id),
+            )
         self.location, self._before = position.location, mark_of(self.store.mark.position) if self.store else ""
         try:
             self.outside.open(self.lease.sequence, position.tokens)

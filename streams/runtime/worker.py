@@ -8,6 +8,7 @@ Everything abnormal has one answer: drop what is open, get a new writer, take ev
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
 from streams.protocol import Lease
 from streams.runtime.leases import take_all
+from streams.runtime.plan import check_grown
 from streams.runtime.reporter import Reporter
 from streams.runtime.silence import Silences
 from streams.runtime.task import State, Task
@@ -43,6 +45,7 @@ _GAUGES = 1.0
 _ENDS = 5.0
 _TRIM = 30.0
 _SETTLED = 120.0  # seconds after which what was committed is on the brokers' disks for sure (Linux writes after 35)
+_TOPICS = 10.0  # seconds between two looks at the partitions of source topics
 _REFRESH = 600.0  # seconds after which a task that has nothing to do commits all the same
 _FENCED_AGAIN = 60.0
 _FENCES = 3
@@ -94,6 +97,7 @@ class Worker:
         self._appended: dict[str, int] = {}
         self._failed: Exception | None = None
         self._last_commit = self._looked = self._gauged = self._ends_at = self._trimmed = 0.0
+        self._topics_at = self._clock.monotonic()
         self._fences: list[float] = []
         self._paused: set[TopicPartition] = set()
         self._committed: dict[TopicPartition, Committed] = {}
@@ -157,6 +161,7 @@ class Worker:
         self._pulse.beat("taking tasks")
         if self._watchdog is not None:
             self._watchdog.turned()
+        self._look_at_topics()
         try:
             self._poll_group()
             self._pulse.doing = "restoring" if self._restoring else "reading and processing"
@@ -183,6 +188,16 @@ class Worker:
             raise
         except (LogError, StateCorrupt, LocationUnreachable, SinkError) as error:
             self._abort(type(error).__name__, error)  # a damaged store is made anew when its task is taken again
+
+    def _look_at_topics(self) -> None:
+        """End with TopicMismatch where a source topic has been given more partitions. A log that does not answer is
+        found elsewhere."""
+        now = self._clock.monotonic()
+        if now - self._topics_at < _TOPICS:
+            return
+        self._topics_at = now
+        with suppress(LogUnreachable):
+            check_grown(self.plan, self.log)
 
     def _check_writer(self) -> None:
         """After each commit, before anything is appended to the next one.
