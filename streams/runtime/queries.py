@@ -27,6 +27,7 @@ SHARE = 0.002
 """Seconds of a turn that questions may take; a step that has begun is finished."""
 MOST = 8
 """Questions that may wait at a time."""
+_KEPT = 100 * MOST  # with those that were given up, of a worker that stands still
 
 
 class Unanswered(StreamsError):
@@ -47,8 +48,9 @@ class Query(Generic[T]):
         self.wanted = True
 
     def give_up(self) -> None:
-        """Nobody waits for it any more: it is dropped the next time the worker looks."""
+        """Nobody waits for it any more: `result` ends, and the worker drops it the next time it looks."""
         self.wanted = False
+        self._done.set()
 
     def result(self, timeout: float) -> T:
         """The answer. Raises what the question met; TimeoutError after so many seconds, and gives it up."""
@@ -57,6 +59,8 @@ class Query(Generic[T]):
             raise TimeoutError
         if self._error is not None:
             raise self._error
+        if not self.wanted:
+            raise Unanswered("the question was given up")
         return cast(T, self._answer)
 
     # ---- the worker's thread
@@ -65,7 +69,7 @@ class Query(Generic[T]):
         """Work on it a little; False once it needs no more."""
         try:
             if not self.wanted:
-                self.fail(Unanswered("nobody waits for the answer any more"))
+                self._end()
                 return False
             if self._steps is None:
                 self._steps = self._ask(tasks)
@@ -108,7 +112,7 @@ class Queries:
         with self._asking:
             if self._closed:
                 raise Unanswered(self._closed, fix="ask another worker, or look at the state in the log")
-            if len(self._open) >= MOST:
+            if sum(each.wanted for each in list(self._open)) >= MOST or len(self._open) >= _KEPT:
                 raise Unanswered(f"{MOST} questions wait already", fix="ask again in a moment")
             self._open.append(cast("Query[object]", query))
         return query

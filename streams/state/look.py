@@ -61,8 +61,9 @@ class Look:
             self._begin()
         assert self._cursor is not None
         entries = self._cursor.read(most)
+        if entries:
+            self._at = entries[-1][0] + b"\0"
         if self._cursor.tired:
-            self._at = entries[-1][0] + b"\0" if entries else self._at
             self._narrow()
         elif len(entries) < most:
             if self._bound == self._stop:
