@@ -134,7 +134,7 @@ class _Cursor:
     def __init__(self, directory: Path, iterator: Any, options: ReadOptions, start: bytes) -> None:
         self._directory, self._iterator = directory, iterator
         self._options = options  # the iterator has a bare pointer to the bound in them
-        self._iterator.seek(start)
+        self._start: bytes | None = start  # what it sees is settled already; the way there can take time
 
     def read(self, most: int) -> list[tuple[bytes, bytes | None]]:
         """The next entries; fewer than `most` at the end, or where it is `tired`."""
@@ -143,6 +143,9 @@ class _Cursor:
             raise StateError("the store was closed while a scan of it ran", where=str(self._directory))
         entries: list[tuple[bytes, bytes | None]] = []
         try:
+            if self._start is not None:
+                start, self._start = self._start, None
+                iterator.seek(start)
             while len(entries) < most and iterator.valid():
                 entries.append((iterator.key(), iterator.value()))
                 iterator.next()

@@ -94,14 +94,10 @@ class Parent:
             self._asked[said.number].give_up()
 
     def _answer(self, number: int, asked: Asked) -> None:
-        try:
-            if self._state is None:
-                answer = answer_of(Refused(503, "the worker is starting", fix="ask again in a moment"))
-            else:
-                answer = self._state.answer(asked)
-        except Exception as error:
-            answer = answer_of(Refused(500, f"{type(error).__name__}: {error}"))
-            _log.exception("a question about state has failed")
+        if self._state is None:
+            answer = answer_of(Refused(503, "the worker is starting", fix="ask again in a moment"))
+        else:
+            answer = self._state.answer(asked)
         self._asked.pop(number, None)
         with suppress(OSError):
             self._send(Answered(number, answer))

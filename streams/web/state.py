@@ -6,6 +6,7 @@ that has another version of it cannot misread it. Nothing that can be asked for 
 """
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ PATIENCE, LONGEST = 5.0, 60.0  # seconds to wait for the worker's loop
 LIMIT, LARGEST = 100, 1000  # entries of an answer
 
 Parameters = Mapping[str, str]
+log = logging.getLogger("streams")
 
 
 class Refused(StreamsError):
@@ -138,6 +140,9 @@ class StateAnswers:
             return answer_of(Refused(503, error.what, where=error.where, fix=error.fix))
         except StreamsError as error:  # damage, most of all
             return answer_of(Refused(500, error.what, where=error.where, fix=error.fix))
+        except Exception as error:  # of a function of the program that says how entries read
+            log.exception("a question about state has failed")
+            return answer_of(Refused(500, f"{type(error).__name__}: {error}"))
         finally:
             self._free.release()
 

@@ -1,6 +1,7 @@
 """Questions about state as aiohttp requests. What answers them blocks, so each gets a thread."""
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,6 +10,7 @@ from aiohttp import web
 
 from streams.web.state import Answer, Asked, Refused, answer_of, timeout_of
 
+log = logging.getLogger("streams")
 _WRITING = 2.0  # seconds to say what was read, beside the time that the question itself has
 
 
@@ -18,20 +20,16 @@ async def in_a_thread(answer: Callable[[Asked], Answer], request: web.Request) -
     asked, loop = Asked(request.path, request.query), asyncio.get_running_loop()
     found: asyncio.Future[Answer] = loop.create_future()
 
-    def done(answered: Answer | Exception) -> None:
-        if found.done():
-            return
-        if isinstance(answered, Exception):
-            found.set_exception(answered)
-        else:
+    def done(answered: Answer) -> None:
+        if not found.done():
             found.set_result(answered)
 
     def run() -> None:
-        answered: Answer | Exception
         try:
             answered = answer(asked)
         except Exception as error:
-            answered = error
+            log.exception("a question about state has failed")
+            answered = answer_of(Refused(500, f"{type(error).__name__}: {error}"))
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(done, answered)
 

@@ -223,6 +223,21 @@ def test_an_abort_ends_what_was_begun_and_the_next_question_is_answered(test, as
     assert answer(worker, "/api/state/get", store="count", key="c1")[1]["entries"][0]["value"] == {"n": 4}
 
 
+def test_counting_a_large_store_holds_no_turn_up(test):
+    worker = test._worker
+    task = worker.running[0]
+    task.store.map(StoreSpec("count/values")).put_many([b"%07d" % i for i in range(100_000)], [b"v" * 50] * 100_000)
+    task.store.commit(task.store.mark)
+    query, spent = worker.queries.ask(committed.count([str(task.id)])), []
+    while worker.queries.waiting:
+        began = time.thread_time()
+        worker.queries.serve(worker.running)
+        spent.append(time.thread_time() - began)
+    assert query.result(0)[0].stores["count/values"][0] >= 100_000
+    assert len(spent) > 10
+    assert sorted(spent)[-3] < 0.01  # seconds of this thread; other processes do not count
+
+
 def test_a_task_that_is_not_here_is_told(test):
     worker = test._worker
     worker._drop(0)
