@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -55,3 +56,10 @@ def labelled(sample: Sample, slot: str) -> Sample:
     {'worker': '0-1', 'topic': 'tx'}
     """
     return sample._replace(labels={"worker": slot, **sample.labels})
+
+
+def exposition(sources: Callable[[], Sequence[Source]]) -> Callable[[], bytes]:
+    """What to serve at /metrics, made anew at each call; it waits for the workers."""
+    registry = CollectorRegistry()
+    registry.register(Merged(sources))
+    return lambda: generate_latest(registry)

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from streams.core.errors import StreamsError
 from streams.core.wording import span
 from streams.runtime.reporter import Status
 from streams.supervisor.child import Child, environment
-from streams.supervisor.metrics import Source
+from streams.supervisor.metrics import Source, exposition
 from streams.supervisor.restarts import Restarts
 from streams.terminal.display import Display
 from streams.terminal.figures import Figures, Meter, as_line, merged
@@ -24,7 +24,7 @@ from streams.web.state import Answer, Asked, Refused, answer_of
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from streams.supervisor.http import SupervisorServer, Worker
+    from streams.web.many_server import ManyServer
 
 _LOOK = 0.1
 _IN_ORDER = ("ended with exit code 0", "was ended by SIGKILL", "was ended by SIGTERM")  # the last: it still started
@@ -179,16 +179,24 @@ class Supervisor:
     def _status(self) -> Status:
         return merged([member.status for member in self.members])
 
-    def _serve(self, http: str, http_state: str) -> "SupervisorServer":
-        from streams.supervisor.http import SupervisorServer
+    def _serve(self, http: str, http_state: str) -> "ManyServer":
+        """Its threads ask the children, while this one buries and starts them."""
+        from streams.web.many_server import ManyServer
 
-        server = SupervisorServer(self._workers, http, http_state)
+        server = ManyServer(self._askers, exposition(self._sources), http, http_state)
         server.start()
         return server
 
-    def _workers(self) -> "list[Worker]":
-        """For the server: asked from its threads, while this one buries and starts them."""
-        return [_seen(member, member.child) for member in self.members]
+    def _sources(self) -> list[Source]:
+        children = [(member, member.child) for member in self.members]
+        return [
+            Source(m.slot, m.started_again, child.metrics if child is not None else lambda timeout: None)
+            for m, child in children
+        ]
+
+    def _askers(self) -> dict[str, Callable[[Asked], Answer]]:
+        children = [(member.slot, member.child) for member in self.members]
+        return {slot: child.state if child is not None else _down(slot) for slot, child in children}
 
     def _line(self, figures: Figures) -> str:
         up = sum(m.child is not None and m.child.joined for m in self.members)
@@ -202,15 +210,6 @@ class Supervisor:
         return SupervisorView(figures, workers)
 
 
-def _seen(member: Member, child: Child | None) -> "Worker":
-    from streams.supervisor.http import Worker
-
-    if child is not None:
-        return Worker(Source(member.slot, member.started_again, child.metrics), child.state)
-
-    def down(asked: Asked) -> Answer:
-        return answer_of(
-            Refused(503, f"worker {member.slot} is down", where=f"slot {member.slot}", fix="ask again when it runs")
-        )
-
-    return Worker(Source(member.slot, member.started_again, lambda timeout: None), down)
+def _down(slot: str) -> Callable[[Asked], Answer]:
+    refused = Refused(503, f"worker {slot} is down", where=f"slot {slot}", fix="ask again when it runs")
+    return lambda asked: answer_of(refused)

@@ -10,4 +10,5 @@ never waits for it (streams/runtime/report.py). What is asked about state the wo
     page.py      the page, on page.html              figures.py   numbers with their units
     listener.py  thread and addresses of a server    state.py     committed state: one worker's answers
     state_many.py  several workers' as one           state_requests.py  a thread for each question
+    many_server.py a supervisor's endpoints
 """
