@@ -18,7 +18,7 @@ SECTIONS: Mapping[str, Sequence[str]] = {
 
 OPTIONS: Mapping[str, Sequence[str]] = {
     "Log": ("brokers", "log_dir", "file"),
-    "Worker": ("slot", "state_dir", "checkpoints", "commit_interval", "http"),
+    "Worker": ("slot", "state_dir", "checkpoints", "commit_interval", "http", "http_state"),
 }
 
 

@@ -88,6 +88,11 @@ class Settings:
     )
     partitions: int = _setting(4, "count", "Partitions of topics that are made, where no input topic tells.", 1)
     http: str = _setting("", "address", "Serve a page, metrics and health on [HOST:]PORT. Empty: off.")
+    http_state: str = _setting(
+        "local",
+        "reach",
+        "Who may read state over `http`: local (this machine, if only it can reach the address), all, none.",
+    )
     kafka: Mapping[str, str] = _table("Settings of librdkafka: security.protocol, sasl.*, ssl.* and so on.")
 
     def __post_init__(self) -> None:

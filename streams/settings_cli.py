@@ -21,6 +21,7 @@ _KINDS = {
     "brokers": "text",
     "address": "text",
     "slot": "text",
+    "reach": "text",
     "path": "path",
     "table": "table",
 }
@@ -77,9 +78,13 @@ def option(name: str) -> Callable[[Any], Any]:
 
 
 def _metavar(kind: str) -> str:
-    return {"brokers": "HOST:PORT,...", "address": "HOST:PORT", "path": "DIRECTORY", "slot": "NAME"}.get(
-        kind, kind.upper()
-    )
+    return {
+        "brokers": "HOST:PORT,...",
+        "address": "HOST:PORT",
+        "path": "DIRECTORY",
+        "slot": "NAME",
+        "reach": "local|all|none",
+    }.get(kind, kind.upper())
 
 
 _FILE = click.option(
@@ -106,8 +111,8 @@ def location_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What a worker is told: --slot, --state-dir, --checkpoints, --commit-interval, --http."""
-    for name in ("http", "commit_interval", "checkpoints", "state_dir", "slot"):
+    """What a worker is told: --slot, --state-dir, --checkpoints, --commit-interval, --http, --http-state."""
+    for name in ("http_state", "http", "commit_interval", "checkpoints", "state_dir", "slot"):
         command = option(name)(command)
     return command
 

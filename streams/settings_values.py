@@ -175,6 +175,13 @@ def _slot(value: Any) -> str:
     return text
 
 
+def _reach(value: Any) -> str:
+    text = _text(value)
+    if text not in ("local", "all", "none"):
+        raise SettingsError("is not one of the choices", fix="write local, all or none")
+    return text
+
+
 def _path(value: Any) -> str:
     text = _text(value)
     if not text:
@@ -190,6 +197,7 @@ _CONVERTERS = {
     "brokers": _brokers,
     "address": _address,
     "slot": _slot,
+    "reach": _reach,
     "path": _path,
 }
 

@@ -1,20 +1,19 @@
-"""`streams state`: look at what a stopped application has in its stores, or what the log has of them."""
+"""`streams state`: look at what an application has in its stores: on disk, in the log, or at living workers."""
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from streams.cli_group import Guessing
-from streams.core.entries import Entries, plain
+from streams.core.entries import plain
 from streams.core.errors import SettingsError, StateError, TopicMissing
-from streams.core.schema import nearest
 from streams.core.topology import Topology
+from streams.runtime.shown import Shown, Stores, shown
 from streams.settings import Settings, load
 from streams.topics_cli import log_options
 
@@ -42,6 +41,19 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--task", "tasks", multiple=True, help="Only this task, e.g. 0/3.  May be given several times."
             ),
+            click.option(
+                "--http",
+                "addresses",
+                multiple=True,
+                metavar="HOST:PORT",
+                help="Ask the living worker, or the supervisor, that serves there.  May be given several times.",
+            ),
+            click.option(
+                "--timeout",
+                type=float,
+                metavar="SECONDS",
+                help="With --http: how long a worker may take, beside its work.  [default: 10]",
+            ),
             click.option("--json", "as_json", is_flag=True, help="A JSON object a line."),
         )
     ):
@@ -51,23 +63,13 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(cls=Guessing)
 def state() -> None:
-    """Look at the state of PROGRAM: on a stopped worker's disk, or in the log. Changes nothing.
+    """Look at the state of PROGRAM: on a stopped worker's disk, in the log, or at living workers. Changes nothing.
 
     \b
     streams state stats program:app
     streams state get program:app burst-1 c1
+    streams state scan program:app burst-1 --http 127.0.0.1:9400
     """
-
-
-@dataclass
-class Opened:
-    """A task's state, opened to be read."""
-
-    task: str
-    origin: str
-    store: "StateStore"
-    when: float
-    """Seconds since the epoch; below 0 if unknown."""
 
 
 @state.command()
@@ -77,18 +79,16 @@ def stats(program: str, as_json: bool, **options: Any) -> None:
     """By task and store: entries, bytes, and at which commit it stands."""
     rows: list[tuple[str, ...]] = []
     with _looking(program, **options) as look:
-        for found in look.states():
-            mark = found.store.mark
-            when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(found.when)) if found.when >= 0 else "-"
-            names = found.store.names()
+        for task in look.stats():
             if as_json:
-                click.echo(json.dumps(_stats(found, when), default=plain))
+                click.echo(json.dumps(task, default=plain))
                 continue
-            for name in names or ["(no stores)"]:
-                entries, size = _measure(found.store, name) if names else (0, 0)
-                rows.append((found.task, name, f"{entries:,}", f"{size:,}", str(mark.sequence), when, found.origin))
+            for name, store in task["stores"].items() or [("(no stores)", {"entries": 0, "bytes": 0})]:
+                numbers = f"{store['entries']:,}", f"{store['bytes']:,}", str(task["commit"])
+                rows.append((task["task"], name, *numbers, task["written"], task["from"]))
     if not as_json:
         click.echo(_table(("task", "store", "entries", "bytes", "commit", "written", "from"), rows, right={2, 3, 4}))
+    _tell_missing(look)
 
 
 @state.command()
@@ -103,16 +103,12 @@ def get(program: str, store: str, key: str, as_json: bool, **options: Any) -> No
     """
     hits = 0
     with _looking(program, **options) as look:
-        name = look.name_of(store)
-        wanted = look.stored(name, key)
-        for found in look.states(newest=True):
-            value = found.store.map(_spec(name)).get(wanted) if name in found.store.names() else None
-            if value is not None:
-                hits += 1
-                _show(found, look.entries(name), wanted, value, as_json)
-        if not hits:
-            click.echo(f"no task has the key {key!r} in {name}", err=True)
+        for entry in look.get(store, key):
+            hits += 1
+            _show(entry, as_json)
     if not hits:
+        click.echo(f"no task has the key {key!r} in {store}", err=True)
+        _tell_missing(look)
         click.get_current_context().exit(1)
 
 
@@ -127,71 +123,84 @@ def get(program: str, store: str, key: str, as_json: bool, **options: Any) -> No
 @place_options
 def scan(program: str, store: str, prefix: str, start: str, limit: int, as_json: bool, **options: Any) -> None:
     """Print entries of STORE, task by task, in the order of their stored keys."""
-    left = limit
     with _looking(program, **options) as look:
-        name = look.name_of(store)
-        entries = look.entries(name)
-        head = look.begin(name, prefix) if prefix else b""
-        first = max(head, look.begin(name, start) if start else b"")
-        for found in look.states(newest=True):
-            if name not in found.store.names():
-                continue
-            for key, value in found.store.map(_spec(name)).scan(first):
-                if not key.startswith(head):
-                    break
-                if not left:
-                    click.echo(f"... there are more: --limit {10 * limit}, or --from with the last key", err=True)
-                    return
-                left -= 1
-                _show(found, entries, key, value, as_json)
+        for number, entry in enumerate(look.scan(store, prefix, start, limit + 1)):
+            if number == limit:
+                click.echo(f"... there are more: --limit {10 * limit}, or --from with the last key", err=True)
+                break
+            _show(entry, as_json)
+    _tell_missing(look)
 
 
 # ---- inside
 
 
+class Look(Protocol):
+    """Where state is looked at: on disk, in the log, or at living workers."""
+
+    missing: set[str]
+    """Tasks that are not to be seen there, as far as that is known."""
+
+    def stats(self) -> Iterable[Mapping[str, Any]]:
+        """By task, as `streams.web.state.stats` describes them."""
+        ...
+
+    def get(self, store: str, key: str) -> Iterable[Shown]: ...
+
+    def scan(self, store: str, prefix: str, start: str, most: int) -> Iterable[Shown]: ...
+
+
+@dataclass
+class Opened:
+    """A task's state, opened to be read."""
+
+    task: str
+    origin: str
+    store: "StateStore"
+    when: float
+    """Seconds since the epoch; below 0 if unknown."""
+
+
 class Looking:
-    """A program, and where its state is."""
+    """A program, and where its state is: on disk, or in the log."""
 
     def __init__(self, app: "App", settings: Settings, slot: str | None, from_changelog: bool, tasks: tuple[str, ...]):
         self.app, self.settings, self._slot, self._tasks = app, settings, slot, tasks
         self._from_changelog = from_changelog
         self.topology: Topology = app.topology()
+        self.missing = set[str]()
+        self._stores = Stores(app.name, self.topology)
 
-    def entries(self, name: str) -> Entries:
-        """How the entries of a store read."""
-        node = self.topology.graph.nodes.get(name.partition("/")[0])
-        if node is None or node.operator is None:
-            return Entries()
-        inputs = [self.topology.graph.type_of(e) for e in node.inputs]
-        return node.operator.entries(name.partition("/")[2], inputs)
+    def stats(self) -> Iterator[Mapping[str, Any]]:
+        from streams.runtime.position import TaskPosition
+        from streams.web.state import stats
 
-    def name_of(self, store: str) -> str:
-        """The whole name of a store; an operator with a single one may be named alone."""
-        names = [name for sub in self.topology.subs for name in sub.stores]
-        alone = [name for name in names if name.partition("/")[0] == store]
-        if store in names:
-            return store
-        if len(alone) == 1:
-            return alone[0]
-        raise SettingsError(
-            f"{self.app.name} has no store {store!r}{nearest(store, names)}",
-            fix=f"one of: {', '.join(names)}" if names else "its operators keep no state",
-        )
+        for found in self.states():
+            mark = found.store.mark
+            position = TaskPosition.decode(mark.position) if mark.position else TaskPosition({})
+            measured = {name: _measure(found.store, name) for name in found.store.names()}
+            yield stats(found.task, found.origin, mark.sequence, found.when, mark.offset, position, measured)
 
-    def stored(self, name: str, key: str) -> bytes:
-        return self._told(self.entries(name).stored, key)
+    def get(self, store: str, key: str) -> Iterator[Shown]:
+        name = self._stores.name_of(store)
+        wanted, entries = self._stores.stored(name, key), self._stores.entries(name)
+        for found in self.states(newest=True):
+            value = found.store.map(_spec(name)).get(wanted) if name in found.store.names() else None
+            if value is not None:
+                yield shown(found.task, entries, wanted, value)
 
-    def begin(self, name: str, text: str) -> bytes:
-        return self._told(self.entries(name).start, text)
-
-    @staticmethod
-    def _told(convert: Callable[[str], bytes], text: str) -> bytes:
-        try:
-            return convert(text)
-        except (ValueError, OverflowError) as error:
-            raise SettingsError(
-                f"{text!r} is no key of this store: {error}", fix="write it as `scan` shows it"
-            ) from None
+    def scan(self, store: str, prefix: str, start: str, most: int) -> Iterator[Shown]:
+        name = self._stores.name_of(store)
+        entries = self._stores.entries(name)
+        head = self._stores.begin(name, prefix) if prefix else b""
+        first = max(head, self._stores.begin(name, start) if start else b"")
+        for found in self.states(newest=True):
+            if name not in found.store.names():
+                continue
+            for key, value in found.store.map(_spec(name)).scan(first):
+                if not key.startswith(head):
+                    break
+                yield shown(found.task, entries, key, value)
 
     def states(self, newest: bool = False) -> Iterator[Opened]:
         """Each task's state; `newest`: of several on this machine the one with the latest commit."""
@@ -259,11 +268,34 @@ class Looking:
 
 @contextmanager
 def _looking(
-    program: str, file: Path | None, slot: str | None, from_changelog: bool, tasks: tuple[str, ...], **options: Any
-) -> Iterator[Looking]:
+    program: str,
+    file: Path | None,
+    slot: str | None,
+    from_changelog: bool,
+    tasks: tuple[str, ...],
+    addresses: tuple[str, ...],
+    timeout: float | None,
+    **options: Any,
+) -> Iterator[Look]:
     from streams.cli import find
 
-    yield Looking(find(program), load(options, file=file), slot, from_changelog, tasks)
+    if timeout is not None and not addresses:
+        raise click.UsageError("--timeout is for --http")
+    if addresses:
+        given = {"--from-changelog": from_changelog, "--slot": slot, "--state-dir": options.get("state_dir")}
+        if wrong := next((name for name, value in given.items() if value), None):
+            raise click.UsageError(f"{wrong} says where state lies; --http asks living workers: give one of them")
+        from streams.state_client import Workers
+
+        yield Workers(find(program).name, addresses, tasks, 10.0 if timeout is None else timeout)
+    else:
+        yield Looking(find(program), load(options, file=file), slot, from_changelog, tasks)
+
+
+def _tell_missing(look: Look) -> None:
+    if look.missing:
+        tasks = ", ".join(sorted(look.missing, key=lambda t: [int(n) for n in t.split("/")]))
+        click.echo(f"not seen: task {tasks}, which no worker at these addresses runs: give the others, too", err=True)
 
 
 def location_of(settings: Settings) -> "Location | None":
@@ -292,34 +324,13 @@ def _measure(store: "StateStore", name: str) -> tuple[int, int]:
     return count, size
 
 
-def _stats(found: Opened, when: str) -> dict[str, Any]:
-    from streams.runtime.position import TaskPosition
-
-    mark = found.store.mark
-    measured = {name: _measure(found.store, name) for name in found.store.names()}
-    position = TaskPosition.decode(mark.position) if mark.position else TaskPosition({})
-    return {
-        "task": found.task,
-        "from": found.origin,
-        "commit": mark.sequence,
-        "written": when,
-        "changelog_offset": mark.offset,
-        "positions": {topic: place.offset for topic, place in position.inputs.items()},
-        "stores": {name: {"entries": n, "bytes": size} for name, (n, size) in measured.items()},
-    }
-
-
-def _show(found: Opened, entries: Entries, key: bytes, value: bytes, as_json: bool) -> None:
-    try:
-        shown, read = entries.key(key), entries.value(key, value)
-    except Exception as error:  # stored by another version of the program: shown as it lies there
-        raw = Entries()
-        shown, read = raw.key(key), raw.value(key, value)
-        click.echo(f"not as the program declares it ({type(error).__name__}: {error}):", err=True)
+def _show(entry: Shown, as_json: bool) -> None:
+    if entry.note:
+        click.echo(f"{entry.note}:", err=True)
     if as_json:
-        click.echo(json.dumps({"task": found.task, "key": shown, "value": read}, default=plain))
+        click.echo(json.dumps({"task": entry.task, "key": entry.key, "value": entry.value}))
     else:
-        click.echo(f"{found.task}  {shown}  {json.dumps(read, default=plain)}")
+        click.echo(f"{entry.task}  {entry.key}  {json.dumps(entry.value)}")
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]], right: set[int]) -> str:

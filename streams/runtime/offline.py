@@ -88,7 +88,7 @@ def _in_use(directory: Path) -> StateInUse:
     return StateInUse(
         f"{f'process {pid}' if pid else 'another process'} has this store open",
         where=str(directory),
-        fix="stop that worker, or look at the state in the log: --from-changelog",
+        fix="stop that worker; or ask it, if it serves: --http HOST:PORT; or look into the log: --from-changelog",
     )
 
 

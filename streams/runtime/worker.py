@@ -28,6 +28,7 @@ from streams.metrics import Metrics
 from streams.protocol import Lease
 from streams.runtime.leases import take_all
 from streams.runtime.plan import check_grown
+from streams.runtime.queries import Queries
 from streams.runtime.reporter import Reporter
 from streams.runtime.silence import Silences
 from streams.runtime.task import State, Task
@@ -87,6 +88,8 @@ class Worker:
         self._snapshots = snapshots
         self._watchdog = watchdog
         self._silences = Silences(tools.place)
+        self.queries = Queries()
+        """Other threads' questions about committed state."""
         self._stopping = False
         self._group: Group | None = None
         self._writer: LogWriter | None = None
@@ -167,6 +170,8 @@ class Worker:
             self._pulse.doing = "restoring" if self._restoring else "reading and processing"
             self._restore()
             self._was_busy = self._read()
+            if self.queries.waiting:
+                self.queries.serve(list(self._tasks.values()))
             now = self._clock.monotonic()
             if now - self._looked >= _IDLE_LOOK:
                 self._looked = now
@@ -294,7 +299,7 @@ class Worker:
         turn takes about the same time, however many there are; and other tasks go on meanwhile."""
         assert self._reader is not None
         touched = {t.id.number: t for t in self._running() if t.release.more}
-        wait = 0.0 if touched else self._wait
+        wait = 0.0 if touched or self.queries.waiting else self._wait
         if any(t.touched for t in self._running()):  # something waits for the commit
             wait = min(wait, max(0.001, self._until_commit()))
         if self._restoring:  # a restore may wait itself, for a download or for its location
@@ -567,6 +572,7 @@ class Worker:
     def leave(self) -> None:
         """Commit, give the leases back, leave the group."""
         assert self._group is not None
+        self.queries.close("the worker is ending")
         self._pulse.beat("committing for the last time, and leaving")
         try:
             outside = any(task.outside for task in self._running())
@@ -583,6 +589,7 @@ class Worker:
 
     def close(self) -> None:
         """Let go of everything; what is uncommitted is forgotten."""
+        self.queries.close("the worker has ended")
         if self._watchdog is not None:
             self._watchdog.close()
         for number in list(self._tasks):

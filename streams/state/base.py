@@ -7,6 +7,7 @@ from pathlib import Path
 
 from streams.core.errors import StateCorrupt, StateError
 from streams.core.store import KeyValueStore, StoreSpec
+from streams.state.look import Look
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class StateStore(ABC):
     def entries(self, name: str, start: bytes, most_bytes: int) -> tuple[list[bytes], list[bytes], bytes | None]:
         """Keys and values of a map from `start` on, uncommitted writes included, until they reach `most_bytes` (at
         least one entry); and the next key, None at the end."""
+
+    @abstractmethod
+    def committed(self, name: str, start: bytes = b"", stop: bytes | None = None) -> Look:
+        """Entries with start <= key < stop of a map that there is, as the last commit left them: what is uncommitted is
+        not in it, nor is what is committed while it is read. It ends with a StateError when the store is closed."""
 
     @abstractmethod
     def changes(self) -> Sequence[Change]:

@@ -7,20 +7,13 @@ from typing import Any, Protocol
 
 from streams.core.store import KeyValueStore
 from streams.state.base import Change
+from streams.state.look import Cursor
 
 ENTRY_BYTES = 140
 """What an entry takes in memory beside its bytes: the heads of two objects and their place in a dictionary."""
 
 _READ = 1000  # keys in one read: sorted runs of this size are the fastest
 _UNKNOWN: Any = object()
-
-
-class Cursor(Protocol):
-    """A place in what is on disk."""
-
-    def read(self, most: int) -> list[tuple[bytes, bytes | None]]:
-        """The next entries; fewer than `most` at the end."""
-        ...
 
 
 class Disk(Protocol):

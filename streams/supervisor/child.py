@@ -1,5 +1,6 @@
 """A worker process, seen from the supervisor."""
 
+import itertools
 import json
 import logging
 import os
@@ -10,14 +11,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import IO, Any
 
+from streams.runtime.queries import MOST
 from streams.runtime.reporter import Status
-from streams.supervisor.parent import METRICS, VARIABLE
+from streams.supervisor.parent import METRICS, VARIABLE, Answered, Dropped, Question
+from streams.web.state import Answer, Asked, Refused, answer_of, timeout_of
 
 _KEPT = 12  # lines of what it said last, to show why it died
+_BESIDE = 1.0  # seconds that a question may take beside its own timeout
 _printed = logging.getLogger("streams.printed")
 
 
@@ -36,6 +41,10 @@ class Child:
         self._last: deque[str] = deque(maxlen=_KEPT)
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._asking = threading.Lock()
+        self._sending = threading.Lock()
+        self._numbers = itertools.count()
+        self._questions: dict[int, queue.SimpleQueue[Answer]] = {}
+        self._unanswered: set[int] = set()
         self._asked = False
         self._connection, theirs = Pipe(duplex=True)
         self._started = time.monotonic()
@@ -103,13 +112,39 @@ class Child:
         with self._asking:
             try:
                 if not self._asked:
-                    self._connection.send(METRICS)
+                    self._send(METRICS)
                     self._asked = True  # one that stands still is not asked again and again
                 answer = self._answers.get(timeout=timeout)
             except (OSError, ValueError, queue.Empty):
                 return None
             self._asked = False
             return answer
+
+    def state(self, asked: Asked) -> Answer:
+        """Its answer to a question about its state; 503 if none comes."""
+        silent = Refused(503, f"worker {self.slot} does not answer", where=f"slot {self.slot}", fix="ask again")
+        if len(self._unanswered) >= MOST:  # one that stands still is not asked again and again: its pipe has an end
+            return answer_of(silent)
+        number = next(self._numbers)
+        self._unanswered.add(number)
+        answers = self._questions[number] = queue.SimpleQueue[Answer]()
+        try:
+            self._send(Question(number, asked.path, dict(asked.parameters)))
+            asked.when_gone(lambda: self._drop(number))
+            return answers.get(timeout=timeout_of(asked.parameters) + _BESIDE)
+        except (OSError, ValueError, queue.Empty):
+            return answer_of(silent)
+        finally:
+            del self._questions[number]
+
+    def _drop(self, number: int) -> None:
+        if number in self._questions:
+            with suppress(OSError, ValueError):
+                self._send(Dropped(number))
+
+    def _send(self, what: object) -> None:
+        with self._sending:
+            self._connection.send(what)
 
     # ---- what it says
 
@@ -119,6 +154,10 @@ class Child:
                 said = self._connection.recv()
                 if isinstance(said, Status):
                     self.status, self.joined = said, True
+                elif isinstance(said, Answered):
+                    self._unanswered.discard(said.number)
+                    if (waits := self._questions.get(said.number)) is not None:
+                        waits.put(said.answer)
                 else:
                     self._answers.put(said)
         except (EOFError, OSError):

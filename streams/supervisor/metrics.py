@@ -7,16 +7,13 @@ samples are missing and `streams_worker_up` is 0.
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
-
-from streams.core.errors import StreamsError
 
 _PATIENCE = 2.0
 
@@ -61,22 +58,8 @@ def labelled(sample: Sample, slot: str) -> Sample:
     return sample._replace(labels={"worker": slot, **sample.labels})
 
 
-def serve(sources: Callable[[], Sequence[Source]], address: str) -> Callable[[], None]:
-    """Serve /metrics on HOST:PORT until the returned function is called."""
+def exposition(sources: Callable[[], Sequence[Source]]) -> Callable[[], bytes]:
+    """What to serve at /metrics, made anew at each call; it waits for the workers."""
     registry = CollectorRegistry()
     registry.register(Merged(sources))
-    host, _, port = address.rpartition(":")
-    try:
-        server: Any
-        server, thread = start_http_server(int(port), host or "127.0.0.1", registry=registry)
-    except (OSError, ValueError, OverflowError) as error:  # OverflowError: a port above 65535
-        raise StreamsError(
-            f"cannot serve on {address!r}: {error}", where="--http", fix="give a free HOST:PORT, e.g. 127.0.0.1:9400"
-        ) from None
-
-    def close() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-    return close
+    return lambda: generate_latest(registry)

@@ -5,10 +5,12 @@ import os
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
 from streams.runtime.worker import Worker
 from streams.terminal.figures import snapshot
+from streams.web.state import Answer, Asked, Parameters, Refused, StateAnswers, answer_of
 
 VARIABLE = "STREAMS_SUPERVISOR"  # the file descriptor of the socket; ours, not for users
 METRICS = "metrics"
@@ -18,8 +20,30 @@ _ORPHAN = 30.0  # seconds that a worker without a supervisor has for its last co
 _log = logging.getLogger("streams")
 
 
+@dataclass(frozen=True)
+class Question:
+    """About state. The supervisor numbers them: answers come in any order."""
+
+    number: int
+    path: str
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Whoever asked this question is gone."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Answered:
+    number: int
+    answer: Answer
+
+
 class Parent:
-    """Tells the supervisor the worker's status, answers it with metrics, and ends the worker when it is gone.
+    """Tells the supervisor the worker's status, answers it with metrics and state, and ends the worker when it is gone.
 
     A thread of its own does all that: a supervisor that stands still holds nothing up.
     """
@@ -28,11 +52,14 @@ class Parent:
         os.set_inheritable(number, False)  # what the program starts must not keep the socket open
         self._connection = Connection(number)
         self._worker: Worker | None = None
+        self._state: StateAnswers | None = None
+        self._asked: dict[int, Asked] = {}
         self._sending = threading.Lock()
         threading.Thread(target=self._run, name="supervisor", daemon=True).start()
 
     def watch(self, worker: Worker) -> None:
         """From now on it is about this worker."""
+        self._state = StateAnswers(worker)
         self._worker = worker
 
     def tell(self, worker: Worker) -> None:
@@ -49,13 +76,31 @@ class Parent:
         try:
             while True:
                 if self._connection.poll(_EVERY):
-                    if self._connection.recv() == METRICS:
-                        self._send(self._worker.metrics.expose() if self._worker is not None else b"")
+                    self._hear(self._connection.recv())
                 elif self._worker is not None and (status := snapshot(self._worker.status)) != told:
                     self._send(status)
                     told = status
         except (EOFError, OSError):
             self._orphaned()
+
+    def _hear(self, said: object) -> None:
+        if said == METRICS:
+            self._send(self._worker.metrics.expose() if self._worker is not None else b"")
+        elif isinstance(said, Question):
+            asked = self._asked[said.number] = Asked(said.path, said.parameters)
+            # A thread each: it blocks, and status and metrics must not wait for it. `StateAnswers` bounds how many.
+            threading.Thread(target=self._answer, args=(said.number, asked), name="state", daemon=True).start()
+        elif isinstance(said, Dropped) and said.number in self._asked:
+            self._asked[said.number].give_up()
+
+    def _answer(self, number: int, asked: Asked) -> None:
+        if self._state is None:
+            answer = answer_of(Refused(503, "the worker is starting", fix="ask again in a moment"))
+        else:
+            answer = self._state.answer(asked)
+        self._asked.pop(number, None)
+        with suppress(OSError):
+            self._send(Answered(number, answer))
 
     def _orphaned(self) -> None:
         if self._worker is None:

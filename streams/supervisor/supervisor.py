@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING
 from streams.core.errors import StreamsError
 from streams.core.wording import span
 from streams.runtime.reporter import Status
-from streams.supervisor import metrics
 from streams.supervisor.child import Child, environment
+from streams.supervisor.metrics import Source, exposition
 from streams.supervisor.restarts import Restarts
 from streams.terminal.display import Display
 from streams.terminal.figures import Figures, Meter, as_line, merged
 from streams.terminal.interrupts import Interrupts
+from streams.web.state import Answer, Asked, Refused, answer_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from streams.web.many_server import ManyServer
 
 _LOOK = 0.1
 _IN_ORDER = ("ended with exit code 0", "was ended by SIGKILL", "was ended by SIGTERM")  # the last: it still started
@@ -77,9 +80,9 @@ class Supervisor:
         self._ready = os.environ.get("STREAMS_READY_FILE")
         self._meter = Meter(app, f"{self.members[0].slot} .. {self.members[-1].slot}", log)
 
-    def run(self, display: Display, http: str = "") -> None:
+    def run(self, display: Display, http: str = "", http_state: str = "local") -> None:
         """Work until stopped. Raises `StreamsError` if a worker cannot be kept alive."""
-        close = metrics.serve(self._sources, http) if http else lambda: None
+        server = self._serve(http, http_state) if http else None
         try:
             with Interrupts(self._stop, at_once=lambda: self._kill_at_once(display), resumed=display.anew):
                 names = ", ".join(member.slot for member in self.members)
@@ -95,7 +98,8 @@ class Supervisor:
                     self._stop_all()
                 display.done()
         finally:
-            close()
+            if server is not None:
+                server.close()
 
     # ---- one worker
 
@@ -175,11 +179,24 @@ class Supervisor:
     def _status(self) -> Status:
         return merged([member.status for member in self.members])
 
-    def _sources(self) -> list[metrics.Source]:
+    def _serve(self, http: str, http_state: str) -> "ManyServer":
+        """Its threads ask the children, while this one buries and starts them."""
+        from streams.web.many_server import ManyServer
+
+        server = ManyServer(self._askers, exposition(self._sources), http, http_state)
+        server.start()
+        return server
+
+    def _sources(self) -> list[Source]:
+        children = [(member, member.child) for member in self.members]
         return [
-            metrics.Source(m.slot, m.started_again, m.child.metrics if m.child is not None else lambda timeout: None)
-            for m in self.members
+            Source(m.slot, m.started_again, child.metrics if child is not None else lambda timeout: None)
+            for m, child in children
         ]
+
+    def _askers(self) -> dict[str, Callable[[Asked], Answer]]:
+        children = [(member.slot, member.child) for member in self.members]
+        return {slot: child.state if child is not None else _down(slot) for slot, child in children}
 
     def _line(self, figures: Figures) -> str:
         up = sum(m.child is not None and m.child.joined for m in self.members)
@@ -191,3 +208,8 @@ class Supervisor:
 
         workers = [(member.slot, member.state, member.started_again) for member in self.members]
         return SupervisorView(figures, workers)
+
+
+def _down(slot: str) -> Callable[[Asked], Answer]:
+    refused = Refused(503, f"worker {slot} is down", where=f"slot {slot}", fix="ask again when it runs")
+    return lambda asked: answer_of(refused)

@@ -30,7 +30,7 @@ def supervise(
         ) from None
     made = Supervisor(app, log, {slot: command(context, slot) for slot in slots}, stop_timeout=seconds)
     with display:
-        made.run(display, settings.http)
+        made.run(display, settings.http, settings.http_state)
 
 
 def count(text: str) -> int:

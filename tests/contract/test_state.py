@@ -61,6 +61,25 @@ def test_entries_are_read_in_pieces_with_uncommitted_writes(opened):
     assert opened().names() == ["a", "b"]
 
 
+def test_a_look_sees_what_is_committed_when_it_begins(opened):
+    store = opened()
+    a = store.map(A)
+    a.put_many([b"k", b"l", b"m"], [b"1", b"1", b"1"])
+    store.commit(Mark(1, "t", 1))
+    a.put_many([b"k", b"n"], [b"2", b"2"])
+    look = store.committed("a")
+    assert look.read(1) == [(b"k", b"1")]
+    store.commit(Mark(2, "t", 2))
+    assert look.read(9) == [(b"l", b"1"), (b"m", b"1")]
+    assert (look.ended, look.first, look.last, look.read(9)) == (True, 1, 1, [])
+    assert store.committed("a", b"l", b"n").read(9) == [(b"l", b"1"), (b"m", b"1")]
+    assert store.committed("a", b"n", b"n").ended
+    look = store.committed("a")
+    store.close()
+    with pytest.raises(StateError):
+        look.read(1)
+
+
 def test_uncommitted_writes_are_seen_and_can_be_forgotten(opened):
     store = opened()
     a = store.map(A)

@@ -8,6 +8,7 @@ from pathlib import Path
 from streams.core.errors import StateInUse
 from streams.core.store import StoreSpec
 from streams.state.base import Change, Mark, StateStore
+from streams.state.look import Look
 from streams.state.overlay import CachedMap, CleanEntries
 from tests.simulation.world import Process
 
@@ -28,6 +29,8 @@ class Disk:
 
 
 class _Cursor:
+    tired = False
+
     def __init__(self, entries: list[tuple[bytes, bytes | None]]) -> None:
         self._entries = iter(entries)
 
@@ -68,6 +71,9 @@ class SimStore(StateStore):
             values.append(value)
             left -= len(key) + len(value)
         return keys, values, None
+
+    def committed(self, name: str, start: bytes = b"", stop: bytes | None = None) -> Look:
+        return Look(lambda begin, end: self.cursor(name, begin, end), lambda: self.mark.sequence, start, stop)
 
     def changes(self) -> Sequence[Change]:
         return [each.change() for _, each in sorted(self._maps.items()) if each.overlay]

@@ -7,10 +7,12 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -158,6 +160,49 @@ def test_metrics_of_both_workers_under_one_port(tmp_path: Path) -> None:
         assert found["streams_worker_up", "0-0"] == {"": 1.0}
         assert ("streams_commits_total", "0-1") not in found
         wait(lambda: run.samples()["streams_worker_up", "0-1"] == {"": 1.0})
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
+def test_the_state_of_all_workers_under_one_port(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+
+    def ask(path: str, **given: str) -> tuple[int, dict]:
+        address = f"http://{run.http}/api/state{path}?{urlencode(given)}"
+        try:
+            with urllib.request.urlopen(address, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, json.loads(error.read())
+
+    with watched(place) as run:
+        run.until_ready()
+        wait(run.shared)
+        place.feed(4000)
+        wait(lambda: len(place.made()) == 4000)
+        wait(lambda: sum(e["value"]["n"] for e in ask("/scan", store="count-1", limit="1000")[1]["entries"]) == 4000)
+        tasks = ask("/stats")[1]["tasks"]
+        assert [t["task"] for t in tasks] == ["0/0", "0/1", "0/2", "0/3"]
+        assert {t["from"] for t in tasks} == {"slot 0-0", "slot 0-1"}
+        entries = ask("/scan", store="count-1", limit="1000")[1]["entries"]
+        assert len(entries) == sum(t["stores"]["count-1/values"]["entries"] for t in tasks)
+        for given in entries[0], entries[-1]:  # of a task each worker has
+            found = ask("/get", store="count-1", key=given["key"])[1]
+            assert (found["entries"], found["missing"]) == ([given], [])
+        status, found = ask("/get", store="count-2", key="c1")
+        assert (status, "did you mean 'count-1/values'" in found["error"]["what"]) == (404, True)
+        assert ask("")[1]["slot"] == "0-0, 0-1"
+        stopped = run.pids("0-1")[0]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            for _ in range(10):  # more than are kept waiting
+                status, found = ask("/stats", timeout="0.1")
+                assert (status, found["error"]["what"]) == (503, "worker 0-1 does not answer")
+            assert run.samples()["streams_worker_up", "0-0"] == {"": 1.0}
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        wait(lambda: ask("/stats")[0] == 200)
         assert run.stop() == 0
 
 

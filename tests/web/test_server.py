@@ -8,7 +8,8 @@ import socket
 import pytest
 
 from streams.core.errors import StreamsError
-from streams.web.server import ENDPOINTS, parse
+from streams.web.listener import parse
+from streams.web.server import ENDPOINTS
 from tests.web.conftest import Site
 
 
