@@ -200,8 +200,8 @@ the slot that still has the task's state on its disk; `streams snapshots list` t
             f"the changelog of task {task} begins at commit {first}, behind a snapshot that is not there",
             where=f"first commit {first}, needed {base}",
             fix="give the checkpoint location that the workers had (--checkpoints, or the setting checkpoints), or "
-            "start the slot that still has the task's state on its disk; `streams snapshots list` tells what a location "
-            "has",
+            "start the slot that still has the task's state on its disk; `streams snapshots list` tells what a "
+            "location has",
         )
     if first > base:
         raise StateMismatch(
