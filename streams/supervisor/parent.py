@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 
 from streams.runtime.worker import Worker
 from streams.terminal.figures import snapshot
+from streams.web.health_many import QUESTION, told_by
 from streams.web.state import Answer, Asked, Parameters, Refused, StateAnswers, answer_of
 
 VARIABLE = "STREAMS_SUPERVISOR"  # the file descriptor of the socket; ours, not for users
@@ -96,6 +97,8 @@ class Parent:
     def _answer(self, number: int, asked: Asked) -> None:
         if self._state is None:
             answer = answer_of(Refused(503, "the worker is starting", fix="ask again in a moment"))
+        elif asked.path == QUESTION and self._worker is not None:
+            answer = told_by(self._worker)
         else:
             answer = self._state.answer(asked)
         self._asked.pop(number, None)

@@ -1,4 +1,4 @@
-"""The HTTP server of a supervisor: the metrics of all its workers, and questions about their state."""
+"""The HTTP server of a supervisor: metrics and health of all its workers, and questions about their state."""
 
 import asyncio
 import logging
@@ -8,6 +8,7 @@ from typing import ClassVar
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from streams.web.health_many import HEALTH, question, together
 from streams.web.listener import Handler, Listener
 from streams.web.state import STATE, Answer, Asked, Refused, answer_of, encoded, refuse_where
 from streams.web.state_many import Many, Member
@@ -21,7 +22,7 @@ Workers = Mapping[str, Callable[[Asked], Answer]]
 class ManyServer(Listener):
     """Serves what `workers` answer, and `metrics`, which blocks, too. `http_state` says to whom state is shown."""
 
-    endpoints: ClassVar = {"/metrics": "of all workers, for Prometheus", **STATE}
+    endpoints: ClassVar = {"/metrics": "of all workers, for Prometheus", **HEALTH, **STATE}
 
     def __init__(
         self, workers: Callable[[], Workers], metrics: Callable[[], bytes], address: str, http_state: str
@@ -35,11 +36,18 @@ class ManyServer(Listener):
             log.warning("whoever reaches port %d can read all state; there is no password", self._port)
 
     def handlers(self) -> dict[str, Handler]:
-        return {"/metrics": self._get_metrics, **dict.fromkeys(STATE, self._get_state)}
+        asked = dict.fromkeys(HEALTH, self._get_health) | dict.fromkeys(STATE, self._get_state)
+        return {"/metrics": self._get_metrics, **asked}
 
     async def _get_metrics(self, request: web.Request) -> web.Response:
         text = await asyncio.to_thread(self._metrics)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _get_health(self, request: web.Request) -> web.Response:
+        slots, asks = zip(*self._workers().items(), strict=True)
+        answers = await asyncio.gather(*(asyncio.to_thread(ask, question()) for ask in asks))
+        found = together(request.path, dict(zip(slots, answers, strict=True)))
+        return web.Response(status=200 if found.ok else 503, text=f"{found.reason}\n")
 
     async def _get_state(self, request: web.Request) -> web.Response:
         refused = refuse_where(self._http_state, self.loopback)

@@ -164,6 +164,36 @@ def test_metrics_of_both_workers_under_one_port(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_health_of_both_workers_under_one_port(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+
+    def ask(path: str) -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://{run.http}{path}", timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    with watched(place) as run:
+        run.until_ready()
+        wait(run.shared)
+        wait(lambda: ask("/readyz") == (200, "worker 0-0: 2 of 2 tasks run\nworker 0-1: 2 of 2 tasks run\n"))
+        assert ask("/healthz") == (200, "worker 0-0: the worker's loop turns\nworker 0-1: the worker's loop turns\n")
+        assert ask("/nonsense")[0] == 404
+        stopped = run.pids("0-1")[0]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            for path in ("/healthz", "/readyz"):
+                status, text = ask(path)
+                assert (status, text.splitlines()[1]) == (503, "worker 0-1: it is down, or does not answer")
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        wait(lambda: ask("/readyz")[0] == 200)
+        assert run.stop() == 0
+
+
+@pytest.mark.slow
 def test_the_state_of_all_workers_under_one_port(tmp_path: Path) -> None:
     place = Place(tmp_path)
 

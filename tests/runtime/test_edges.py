@@ -1,0 +1,63 @@
+"""What leaves a task: records and blocks that a log takes, and a letter for each row that it would not take."""
+
+import random
+
+import polars as pl
+
+from operators import Select, WithColumns, Window, agg, tumbling
+from streams import App, EventTime, Schema, col
+from streams.codec.blocks import ShuffleBlock, encode_block
+from streams.runtime.edges import _BLOCK_BYTES, _pieces
+
+
+class Tx(Schema):
+    card: str
+    at: EventTime
+    text: str = ""
+
+
+def frame(texts):
+    times = range(len(texts))
+    return pl.DataFrame({"card": ["c"] * len(texts), "text": texts, "$time": times, "$watermark": times})
+
+
+def test_blocks_are_cut_by_bytes_however_uneven_the_rows_are():
+    rng = random.Random(1)
+    large = [rng.randbytes(450_000).hex() for _ in range(40)]
+    whole = frame(["x"] * 25_000 + large + [None] * 25_000)
+    pieces = _pieces(whole)
+    assert pl.concat(pieces).equals(whole)
+    assert max(len(encode_block(ShuffleBlock(0, 0, False, piece))) for piece in pieces) < 1.2 * _BLOCK_BYTES
+    assert len(pieces) < 20
+
+
+def test_a_row_that_is_larger_than_a_block_has_one_of_its_own():
+    text = "x" * (2 * _BLOCK_BYTES)
+    assert [piece.height for piece in _pieces(frame(["a", text, "b"]))] == [1, 1, 1]
+    assert _pieces(None) == [None]
+    assert [piece.height for piece in _pieces(frame(["a", "b"]))] == [2]
+
+
+def test_the_key_counts_for_the_size_of_a_record():
+    app = App("shop")
+    app.source("tx", Tx, key="card", start="earliest") | Select("text", "card") | app.sink("out", key="card")
+    with app.test() as t:
+        small, large = Tx("c", 1, "x" * 600_000), Tx("c" * 300_000, 1, "x" * 600_000)
+        t.send("tx", [small, large, small])
+        t.expect("out", [{"text": small.text, "card": "c"}] * 2)
+        [letter] = t.dead_letters()
+    assert "the record for topic 'out' has" in letter.cause
+
+
+def test_results_that_look_alike_are_a_letter_each():
+    app = App("shop")
+    (
+        app.source("tx", Tx, key="card", start="earliest")
+        | Window(tumbling("1m"), [agg.count().alias("n")])
+        | Select("n")
+        | WithColumns(bad=col("n").cast(pl.String).str.to_date("%Y-%m-%d", strict=True).cast(pl.Int64))
+        | app.sink("out")
+    )
+    with app.test() as t:
+        t.send("tx", [Tx("a", 0), Tx("b", 1), Tx("c", 2), Tx("d", 120_000)])
+        assert len(t.dead_letters()) == 3
