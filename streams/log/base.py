@@ -180,6 +180,10 @@ class Log(ABC):
     option: str = ""
     """For commands in messages: what names this log on the command line, with a blank before it."""
 
+    settled_after: float = 0.0
+    """Seconds after which a power failure cannot take a commit any more while it leaves what was deleted since deleted:
+    what a commit makes superfluous is not deleted before. 0 where both are lost together."""
+
     @abstractmethod
     def topics(self, names: Sequence[str]) -> dict[str, TopicInfo]:
         """Those of the topics that exist."""

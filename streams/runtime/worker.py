@@ -45,7 +45,6 @@ _RESTORING = 0.002  # seconds between two looks at restores
 _GAUGES = 1.0
 _ENDS = 5.0
 _TRIM = 30.0
-_SETTLED = 120.0  # seconds after which what was committed is on the brokers' disks for sure (Linux writes after 35)
 _TOPICS = 10.0  # seconds between two looks at the partitions of source topics
 _REFRESH = 600.0  # seconds after which a task that has nothing to do commits all the same
 _FENCED_AGAIN = 60.0
@@ -464,7 +463,7 @@ class Worker:
         if before:
             self._trims.append(Trim(now, before, {number: offset for number, (_, offset) in changelogs.items()}))
         settled: Trim | None = None
-        while self._trims and now - self._trims[0].at >= _SETTLED:
+        while self._trims and now - self._trims[0].at >= self.log.settled_after:
             settled = self._trims.popleft()
         if settled is None:
             return bool(before)

@@ -4,7 +4,7 @@ import random
 
 import polars as pl
 
-from operators import Select, WithColumns, Window, agg, tumbling
+from operators import Select, Window, WithColumns, agg, tumbling
 from streams import App, EventTime, Schema, col
 from streams.codec.blocks import ShuffleBlock, encode_block
 from streams.runtime.edges import _BLOCK_BYTES, _pieces

@@ -20,6 +20,7 @@ from streams.protocol import Lease
 from tests.simulation.world import Process, Violation, World
 
 SESSION = 2.0  # seconds
+SAVED = 0.5  # seconds after which brokers have written to their disks what they have
 
 
 @dataclass
@@ -459,6 +460,7 @@ class SimLog(Log):
     """The cluster as one process sees it."""
 
     name = "simulated"
+    settled_after = SAVED + 0.1
 
     def __init__(self, cluster: Cluster, process: Process | None, rules: LogRules | None = None) -> None:
         self.cluster, self._process = cluster, process

@@ -22,7 +22,7 @@ from streams.runtime.worker import Worker
 from streams.state.base import Mark
 from streams.state.overlay import CachedMap
 from streams.state.rewrite import Rewriting, Tail, chunk
-from tests.simulation.log import LogRules, SimReader, SimWriter, Transaction
+from tests.simulation.log import LogRules, SimLog, SimReader, SimWriter, Transaction
 from tests.simulation.store import SimStore
 from tests.simulation.test_leases import no_second_read, read_before_claim
 
@@ -314,9 +314,7 @@ MUTANTS = [
         lambda: [patch("streams.runtime.task.chunk", _trimmed_at_the_start)],
         seed=1,
     ),
-    Mutant(
-        "what is not needed is deleted at once", lambda: [patch("tests.simulation.schedule.SETTLED", 0.0)], seed=353
-    ),
+    Mutant("what is not needed is deleted at once", lambda: [patch.object(SimLog, "settled_after", 0.0)], seed=353),
     Mutant(
         "shuffle blocks are trimmed when they are read", lambda: [patch.object(Worker, "_trim", _trims_what_was_read)]
     ),

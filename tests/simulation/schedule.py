@@ -21,7 +21,7 @@ from streams.runtime.worker import Worker
 from streams.settings import Settings
 from streams.state.changelog import Replay
 from tests.simulation import program
-from tests.simulation.log import SESSION, Cluster, LogRules, SimLog, Transaction
+from tests.simulation.log import SAVED, SESSION, Cluster, LogRules, SimLog, Transaction
 from tests.simulation.store import Disk, Entries, SimStore
 from tests.simulation.world import Process, SimClock, Violation, World
 
@@ -30,8 +30,6 @@ FAULTY, CALM = 700, 12_000  # steps
 # Of ten seeds one is of full size, two are half as long, the others a quarter, with as much less input: most faults
 # need little to show, and small schedules find twice as many of the mutants in the same time; some need a long one.
 SIZES = (1, 4, 2, 4, 4, 4, 4, 2, 4, 4)
-SAVED = 0.5  # seconds after which brokers have written to their disks what they have
-SETTLED = SAVED + 0.1  # seconds that a worker waits before it deletes
 SETTINGS = Settings(commit_interval=60, poll_records=4, changelog_bytes=2500, changelog_factor=1, waiting_rows=6)
 PLACES = dict(
     zip(
@@ -96,7 +94,6 @@ class Schedule:
             patch("streams.runtime.task.CHUNK", 60),
             patch("streams.runtime.task.piece_rows", lambda settings: 1),
             patch("streams.runtime.worker._TRIM", 0.2),
-            patch("streams.runtime.worker._SETTLED", SETTLED),
             patch("streams.runtime.worker._IDLE_LOOK", 0.0 if self.silence else 0.2),
         ):
             try:
