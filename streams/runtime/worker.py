@@ -6,10 +6,8 @@ Everything abnormal has one answer: drop what is open, get a new writer, take ev
 """
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streams.core.clock import Clock, SystemClock
@@ -33,6 +31,7 @@ from streams.runtime.reporter import Reporter
 from streams.runtime.silence import Silences
 from streams.runtime.task import State, Task
 from streams.runtime.tools import Tools
+from streams.runtime.trimming import Trimming
 from streams.runtime.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -44,22 +43,11 @@ _IDLE_LOOK = 0.2
 _RESTORING = 0.002  # seconds between two looks at restores
 _GAUGES = 1.0
 _ENDS = 5.0
-_TRIM = 30.0
 _TOPICS = 10.0  # seconds between two looks at the partitions of source topics
 _REFRESH = 600.0  # seconds after which a task that has nothing to do commits all the same
 _FENCED_AGAIN = 60.0
 _FENCES = 3
 _HOPELESS = 12  # aborts in a row for another reason than a log that cannot be reached
-
-
-@dataclass(frozen=True)
-class Trim:
-    """What was not needed any more at a time: of each partition the records before an offset; of each task's
-    changelog, too."""
-
-    at: float
-    before: Mapping[TopicPartition, int]
-    changelogs: Mapping[int, int]
 
 
 class Worker:
@@ -98,12 +86,12 @@ class Worker:
         self._by_partition: dict[TopicPartition, Task] = {}
         self._appended: dict[str, int] = {}
         self._failed: Exception | None = None
-        self._last_commit = self._looked = self._gauged = self._ends_at = self._trimmed = 0.0
+        self._last_commit = self._looked = self._gauged = self._ends_at = 0.0
         self._topics_at = self._clock.monotonic()
         self._fences: list[float] = []
         self._paused: set[TopicPartition] = set()
         self._committed: dict[TopicPartition, Committed] = {}
-        self._trims: deque[Trim] = deque()
+        self._trimming = Trimming(tools.log, self._reporter.once)
         self._was_busy = False
         self._aborts = 0
 
@@ -184,8 +172,7 @@ class Worker:
                 self._reporter.gauge(list(self._tasks.values()), self._reader)
             if self._snapshots is not None and self._snapshots.time_to_look(now):
                 self._snapshots.look(list(self._tasks.values()), self.metrics)
-            if now - self._trimmed >= _TRIM:
-                self._trimmed = now if self._trim(now) else now - _TRIM + 1.0
+            self._trimming.look(now, self._running(), self._committed, self._floor)
         except Fenced as error:
             self._fenced(error)
         except SlotTaken:
@@ -251,7 +238,10 @@ class Worker:
             return
         try:
             if lost:
-                raise LogError("the group has given our tasks to others", fix="nothing: the tasks are taken anew")
+                raise LogError(
+                    "the group does not count this worker as a member any more, and its tasks may be others' now",
+                    fix="nothing: what is ours is taken anew",
+                )
             self._commit(release=mine)
             for number in mine:
                 self._drop(number)
@@ -442,41 +432,9 @@ class Worker:
         wanted = [t.changelog_partition for t in touched if t.changelog_partition is not None]
         return self.log.ends(wanted) if wanted else {}
 
-    def _trim(self, now: float) -> bool:
-        """Delete consumed shuffle blocks, and changelogs below their last rewriting. False if there is nothing.
-
-        Only what was not needed any more some time ago: a deletion lasts, but brokers that all lose power lose the
-        last commits, and with them the reason for it.
-        """
-        before = {
-            tp: self._committed[tp].offset
-            for task in self._running()
-            for tp, item in zip(task.partitions, task.inputs, strict=True)
-            if item.source is None and tp in self._committed
-        }
-        changelogs = {
-            task.id.number: unneeded
-            for task in self._running()
-            if (unneeded := task.unneeded(self._snapshots.floor(task) if self._snapshots is not None else None))
-        }
-        before.update(changelogs.values())
-        if before:
-            self._trims.append(Trim(now, before, {number: offset for number, (_, offset) in changelogs.items()}))
-        settled: Trim | None = None
-        while self._trims and now - self._trims[0].at >= self.log.settled_after:
-            settled = self._trims.popleft()
-        if settled is None:
-            return bool(before)
-        mine = {tp for task in self._running() for tp in (*task.partitions, task.changelog_partition)}
-        try:
-            self.log.trim({tp: offset for tp, offset in settled.before.items() if tp in mine})
-            for task in self._running():
-                if task.id.number in settled.changelogs:
-                    task.trimmed(settled.changelogs[task.id.number])
-        except LogError as error:  # nothing is lost but space
-            cause = str(error).splitlines()[0]
-            self._reporter.once("trim", f"internal topics grow, since their records cannot be deleted: {cause}")
-        return True
+    def _floor(self, task: Task) -> int | None:
+        """Below this offset no snapshot that is kept needs the task's changelog; None if that is not known."""
+        return self._snapshots.floor(task) if self._snapshots is not None else None
 
     # ---- when something breaks
 
@@ -519,7 +477,7 @@ class Worker:
         for number in list(self._tasks):
             self._drop(number)
         self._appended, self._committed = {}, {}
-        self._trims.clear()
+        self._trimming.clear()
         self._aborts = 0 if isinstance(error, LogUnreachable) else self._aborts + 1
         if self._aborts > _HOPELESS and not isinstance(error, LocationUnreachable):
             raise error  # the same trouble again and again, with no commit in between

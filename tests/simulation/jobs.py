@@ -2,6 +2,7 @@
 
 import gc
 import signal
+from itertools import count
 
 from tests.simulation import outside
 from tests.simulation.mutants import MUTANTS
@@ -20,8 +21,11 @@ def prepare() -> None:
     gc.disable()
 
 
+_done = count()
+
+
 def one(seed: int) -> Result | str:
-    if seed % SCHEDULES == 0:
+    if next(_done) % SCHEDULES == 0:
         gc.collect()
     try:
         return run(seed)
@@ -30,7 +34,7 @@ def one(seed: int) -> Result | str:
 
 
 def one_outside(seed: int) -> Result | str:
-    if seed % SCHEDULES == 0:
+    if next(_done) % SCHEDULES == 0:
         gc.collect()
     try:
         result: Result = outside.run(seed)

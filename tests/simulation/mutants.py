@@ -11,13 +11,13 @@ import polars as pl
 from streams import protocol
 from streams.core.batch import WATERMARK
 from streams.core.errors import Fenced, LogError
-from streams.core.record import TopicPartition
 from streams.core.time import NEVER
 from streams.runtime.inputs import Read, TaskInput
 from streams.runtime.position import Channel
 from streams.runtime.recovery import Recovery
 from streams.runtime.release import Release
 from streams.runtime.task import Task
+from streams.runtime.trimming import Trimming
 from streams.runtime.worker import Worker
 from streams.state.base import Mark
 from streams.state.overlay import CachedMap
@@ -229,15 +229,15 @@ def _trimmed_at_the_start(store, tail, sequence, end, most):
     return changes, after
 
 
-def _trims_what_was_read(self, now):
-    before: dict[TopicPartition, int] = {}
-    for task in self._running():
-        for place, item in zip(task.partitions, task.inputs, strict=True):
-            if item.source is None:
-                before[place] = item.next
+def _trims_what_was_read(self, now, tasks, committed, floor):
+    before = {
+        place: item.next
+        for task in tasks
+        for place, item in zip(task.partitions, task.inputs, strict=True)
+        if item.source is None
+    }
     if before:
-        self.log.trim(before)
-    return bool(before)
+        self._log.trim(before)
 
 
 MUTANTS = [
@@ -316,6 +316,6 @@ MUTANTS = [
     ),
     Mutant("what is not needed is deleted at once", lambda: [patch.object(SimLog, "settled_after", 0.0)], seed=353),
     Mutant(
-        "shuffle blocks are trimmed when they are read", lambda: [patch.object(Worker, "_trim", _trims_what_was_read)]
+        "shuffle blocks are trimmed when they are read", lambda: [patch.object(Trimming, "look", _trims_what_was_read)]
     ),
 ]

@@ -93,7 +93,7 @@ class Schedule:
             patch("streams.runtime.leases.ThreadPoolExecutor", _Inline),
             patch("streams.runtime.task.CHUNK", 60),
             patch("streams.runtime.task.piece_rows", lambda settings: 1),
-            patch("streams.runtime.worker._TRIM", 0.2),
+            patch("streams.runtime.trimming._EVERY", 0.2),
             patch("streams.runtime.worker._IDLE_LOOK", 0.0 if self.silence else 0.2),
         ):
             try:

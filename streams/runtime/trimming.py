@@ -1,0 +1,81 @@
+"""When records of internal topics are deleted that nobody needs any more."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from streams.core.errors import LogError, LogUnreachable
+from streams.core.record import TopicPartition
+from streams.log.base import Committed, Log
+from streams.runtime.task import Task
+
+_EVERY = 30.0  # seconds
+_SOON = 1.0  # seconds, while there is nothing
+
+
+@dataclass(frozen=True)
+class _Unneeded:
+    """What was not needed any more at a time: of each partition the records before an offset; of each task's changelog,
+    too."""
+
+    at: float
+    before: Mapping[TopicPartition, int]
+    changelogs: Mapping[int, int]
+
+
+class Trimming:
+    """Deletes shuffle blocks that were consumed, and changelogs below their last rewriting or oldest snapshot.
+
+    Only what was not needed any more some time ago (`Log.settled_after`): a deletion lasts, but brokers that all lose
+    power lose the last commits, and with them the reason for it. `once` tells a person something the first time only.
+    """
+
+    def __init__(self, log: Log, once: Callable[[str, str], None]) -> None:
+        self._log, self._once = log, once
+        self._next = 0.0
+        self._waiting: deque[_Unneeded] = deque()
+
+    def clear(self) -> None:
+        """What was committed is in doubt: forget what waits."""
+        self._waiting.clear()
+
+    def look(
+        self,
+        now: float,
+        tasks: Sequence[Task],
+        committed: Mapping[TopicPartition, Committed],
+        floor: Callable[[Task], int | None],
+    ) -> None:
+        """Delete what is due, if it is time. `tasks` run here; `floor`: where a task's snapshots need its changelog."""
+        if now < self._next:
+            return
+        changelogs = {task.id.number: found for task in tasks if (found := task.unneeded(floor(task)))}
+        before = {
+            place: committed[place].offset
+            for task in tasks
+            for place, item in zip(task.partitions, task.inputs, strict=True)
+            if item.source is None and place in committed
+        }
+        before.update(changelogs.values())
+        if before:
+            self._waiting.append(_Unneeded(now, before, {number: offset for number, (_, offset) in changelogs.items()}))
+        self._next = now + (_EVERY if self._waiting else _SOON)
+        settled: _Unneeded | None = None
+        while self._waiting and now - self._waiting[0].at >= self._log.settled_after:
+            settled = self._waiting.popleft()
+        if settled is not None:
+            self._delete(settled, tasks)
+
+    def _delete(self, settled: _Unneeded, tasks: Sequence[Task]) -> None:
+        mine = {place for task in tasks for place in (*task.partitions, task.changelog_partition)}
+        try:
+            self._log.trim({place: offset for place, offset in settled.before.items() if place in mine})
+        except LogUnreachable:
+            return  # the next time
+        except LogError as error:  # nothing is lost but space
+            cause = str(error).splitlines()[0]
+            self._once("trim", f"internal topics grow, since their records cannot be deleted: {cause}")
+            return
+        for task in tasks:
+            if task.id.number in settled.changelogs:
+                task.trimmed(settled.changelogs[task.id.number])
