@@ -21,12 +21,14 @@ from streams.protocol import Lease
 
 @dataclass(frozen=True)
 class TopicInfo:
-    """What the log knows of a topic. `id` changes when it is deleted and made again; `retention` -1 is for ever."""
+    """What the log knows of a topic. `id` changes when it is deleted and made again; `retention` -1 is for ever;
+    `ahead_ms`: how far a record's timestamp may lie ahead of the clock, -1 without a limit."""
 
     name: str
     partitions: int
     id: str
     retention_ms: int = -1
+    ahead_ms: int = -1
 
 
 @dataclass(frozen=True)

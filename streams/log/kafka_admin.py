@@ -40,6 +40,7 @@ PASSING = frozenset(
 )
 # Nothing is deleted by time, and event times may lie in the future: brokers refuse more than an hour by default.
 OUR_TOPICS = {"retention.ms": "-1", "message.timestamp.after.max.ms": str(2**63 - 1)}
+_NO_LIMIT = 2**61  # milliseconds: no event time lies so far ahead
 LONGEST = 3600.0  # seconds: librdkafka takes no longer timeout
 GRACE = 5.0  # seconds
 NAPS = (0.002, 0.05)  # seconds between repetitions: the first, the longest
@@ -119,9 +120,9 @@ class KafkaAdmin:
         wanted = [ConfigResource(ConfigResource.Type.TOPIC, name) for name in names]
         settings = self._client.describe_configs(wanted, request_timeout=self._patience)  # both are on their way
         found = self._describe(names)
-        retention = {resource.name: self._retention(answer) for resource, answer in settings.items()}
+        limits = {resource.name: self._limits(answer) for resource, answer in settings.items()}
         return {
-            name: TopicInfo(name, len(topic.partitions), str(topic.topic_id), retention.get(name, -1))
+            name: TopicInfo(name, len(topic.partitions), str(topic.topic_id), *limits.get(name, (-1, -1)))
             for name, topic in found.items()
         }
 
@@ -363,15 +364,16 @@ class KafkaAdmin:
             for topic in topics:
                 self._client.list_topics(topic, timeout=self._patience)
 
-    def _retention(self, answer: "Future[dict[str, Any]]") -> int:
-        """Milliseconds; -1 where nothing is deleted by time, or where we may not ask."""
+    def _limits(self, answer: "Future[dict[str, Any]]") -> tuple[int, int]:
+        """How long records stay, and how far ahead of the clock their timestamps may lie, both in milliseconds; -1
+        without a limit, or where we may not ask."""
         try:
             settings = self._answer(answer)
         except KafkaException:
-            return -1
-        if settings["cleanup.policy"].value == "compact":
-            return -1
-        return int(settings["retention.ms"].value)
+            return -1, -1
+        retention = -1 if settings["cleanup.policy"].value == "compact" else int(settings["retention.ms"].value)
+        ahead = settings.get("message.timestamp.after.max.ms")  # brokers before 3.6 do not know it
+        return retention, -1 if ahead is None or int(ahead.value) >= _NO_LIMIT else int(ahead.value)
 
     def _await_leaders(self, names: list[str]) -> None:
         deadline = time.monotonic() + self._patience

@@ -16,6 +16,7 @@ from streams.core.time import NEVER
 Append = Callable[[Produced], None]
 Dead = Callable[[Letter, str, str], None]
 
+_CLOCKS = 60_000  # milliseconds by which the brokers' clocks may differ from ours
 _BLOCK_ROWS = 100_000  # rows that a shuffle holds back at the most before it writes a block
 _BLOCK_BYTES = 4_000_000  # of a block, uncompressed; a single row may be larger
 
@@ -33,12 +34,13 @@ class SinkEdge:
     """Writes rows to a topic as JSON. Without a key, a task writes to one partition: its own number's.
 
     A row whose record would have more than `most_bytes`, key and value, becomes a dead letter: the log would refuse
-    it, and the commit with it, again and again.
+    it, and the commit with it, again and again. For the same reason a record's timestamp, which is the row's event
+    time, is no further ahead of the clock than `ahead_ms` (-1: no limit).
     """
 
-    def __init__(self, node: Node, partition: int, count: int, most_bytes: int) -> None:
+    def __init__(self, node: Node, partition: int, count: int, most_bytes: int, ahead_ms: int = -1) -> None:
         assert node.sink is not None
-        self._id, self._most = node.id, most_bytes
+        self._id, self._most, self._ahead = node.id, most_bytes, ahead_ms
         self.topic, self.key = node.sink.topic, node.sink.key
         self._columns = list(node.type.fields)
         self._raw = node.type.schema is None and self._columns == ["value"]
@@ -58,9 +60,16 @@ class SinkEdge:
                 dead(letter, cause, self._id)
             small = [i for i, size in enumerate(sizes) if size <= self._most]
             frame, values, keys = frame[small], [values[i] for i in small], [keys[i] for i in small]
-        times: Sequence[int] | int = frame[TIME].to_list() if TIME in frame.columns else now
+        times: Sequence[int] | int = self._times(frame[TIME], now) if TIME in frame.columns else now
         append(Produced(self.topic, None if self.key else self._partition, keys, values, times))
         self.records += frame.height
+
+    def _times(self, column: pl.Series, now: int) -> Sequence[int]:
+        if self._ahead >= 0:
+            latest = now + max(0, self._ahead - _CLOCKS)
+            if (column.max() or 0) > latest:  # type: ignore[operator]
+                return np.minimum(column.to_numpy(), latest).tolist()  # type: ignore[no-any-return]
+        return column.to_list()
 
 
 class ShuffleEdge:

@@ -78,11 +78,11 @@ class Task:
         self.channels = channels
         self.release = Release(self.inputs, channels > 1 and self.sub.ordered and timed)
         self._chain: Chain | None = None
-        self._sinks = {
-            n.id: SinkEdge(n, id.partition, plan.topics[n.sink.topic].partitions, tools.settings.record_bytes)
-            for n in plan.sinks(self.sub)
-            if n.sink is not None
-        }
+        self._sinks: dict[str, SinkEdge] = {}
+        for node in plan.sinks(self.sub):
+            if node.sink is not None:
+                topic, most = plan.topics[node.sink.topic], tools.settings.record_bytes
+                self._sinks[node.id] = SinkEdge(node, id.partition, topic.partitions, most, topic.ahead_ms)
         self.outside = OutsideSinks(plan.sinks(self.sub), plan.app, str(id), id.partition, tools.place)
         self._shuffles = {n.id: self._shuffle_edge(n.id) for n in plan.shuffles(self.sub)}
         self._advanced = NEVER
