@@ -36,11 +36,13 @@ from streams.log.base import Committed, TopicSpec
 from streams.log.embedded import EmbeddedLog
 from streams.log.kafka import KafkaLog, Timeouts
 from streams.programs import find
+from streams.runtime.queries import MOST, Queries, Unanswered
 from streams.settings import Settings, load
 from streams.state.base import Mark
 from streams.state.changelog import NotThatHistory, Replay, encode
 from streams.state.rocksdb import RocksStore
 from streams.topics_cli import topics
+from streams.web.state import Refused, refuse_where
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "errors.md"
@@ -370,6 +372,18 @@ def _record(directory):
     raise raised
 
 
+@seen_when(Unanswered, "a question about the state of a worker comes while eight others wait")
+def _many_questions(directory):
+    queries = Queries()
+    for _ in range(MOST + 1):
+        queries.ask(lambda tasks: iter(()))
+
+
+@seen_when(Refused, "the state of a worker is asked for from another machine")
+def _state_elsewhere(directory):
+    raise refuse_where("local", loopback=False)
+
+
 @seen_when(BrokerError, "a temporary broker is told to use a directory that has files of another one")
 def _broker(directory):
     (directory / "broker" / "data").mkdir(parents=True)
@@ -434,9 +448,10 @@ def classes() -> list[type[StreamsError]]:
 
     def below(kind: type[StreamsError]) -> Iterator[type[StreamsError]]:
         yield kind
-        for each in kind.__subclasses__():
-            if each.__module__.startswith("streams."):
-                yield from below(each)
+        found = [each for each in kind.__subclasses__() if each.__module__.startswith("streams.")]
+        # The tree's own in their order; the others' would depend on which module was imported first.
+        for each in sorted(found, key=lambda each: "" if each.__module__ == errors.__name__ else each.__module__):
+            yield from below(each)
 
     return list(below(StreamsError))
 
