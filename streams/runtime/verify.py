@@ -164,13 +164,21 @@ class Verification:
                 if mark.topic_id != topic_id or mark.sequence > sequence:
                     why = "of a changelog that was deleted" if mark.topic_id != topic_id else "ahead of the lease"
                     return [], f"; the store of slot {local.slot} (commit {mark.sequence}) is {why}: it is made anew"
+                other = (
+                    f"; the store of slot {local.slot} (commit {mark.sequence}) is at a commit that the log does not "
+                )
+                other += "have: it is made anew"
                 if mark.sequence == truth.mark.sequence:
+                    if mark.position != truth.mark.position:
+                        return [], other
                     differs = difference(store, truth)
                 else:
                     try:
                         with replayed(self._log, self._plan, task, self._location, upto=mark.sequence) as then:
                             if then.store.mark.sequence != mark.sequence:
                                 return [], f"; the store of slot {local.slot} is older than what the log can rebuild"
+                            if mark.position != then.store.mark.position:
+                                return [], other
                             differs = difference(store, then.store)
                     except StreamsError:
                         return [], f"; the store of slot {local.slot} is older than what the log can rebuild"
