@@ -206,6 +206,18 @@ def test_from_snapshots_and_the_tail(place):
     assert "the object's content is not what its hash says" in said
 
 
+def test_the_location_may_be_named_by_an_option(place):
+    location = place.path / "snapshots"
+    snapshots_of(place, location)
+    named = ("--checkpoints", str(location))
+    assert f"snapshots in {location}: 0 findings" in place.say("verify", PROGRAM, *named)
+    for words in (("stats", PROGRAM), ("scan", PROGRAM, "own"), ("get", PROGRAM, "count/values", "c1")):
+        place.say("state", *words, "--from-changelog", *named)
+    assert "snapshot of commit" in place.say("state", "stats", PROGRAM, "--from-changelog", *named)
+    assert f"from {location}" in place.say("reset", PROGRAM, "--snapshots", *named)
+    assert "give --checkpoints" in place.say("reset", PROGRAM, "--snapshots", code=2)
+
+
 # ---- verify
 
 
