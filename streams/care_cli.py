@@ -49,7 +49,7 @@ def reset(
 
     if yes and dry_run:
         raise click.UsageError("--yes and --dry-run exclude each other")
-    with _opened(program, file, options) as (plan, log, settings):
+    with _opened(program, file, options, check=False) as (plan, log, settings):
         location = location_of(settings) if snapshots else None
         if snapshots and location is None:
             raise click.UsageError("--snapshots needs a checkpoint location: give --checkpoints, or set `checkpoints`")
@@ -129,8 +129,10 @@ def verify(program: str, as_json: bool, no_state_dir: bool, file: Path | None, *
 
 
 @contextmanager
-def _opened(program: str, file: Path | None, options: dict[str, Any]) -> "Iterator[tuple[Plan, Log, Settings]]":
-    """The program placed on its log, of which nothing is made."""
+def _opened(
+    program: str, file: Path | None, options: dict[str, Any], *, check: bool = True
+) -> "Iterator[tuple[Plan, Log, Settings]]":
+    """The program placed on its log, of which nothing is made. `check`: see `prepare`."""
     from streams.app import open_log
     from streams.cli import find
     from streams.runtime.plan import prepare
@@ -138,6 +140,8 @@ def _opened(program: str, file: Path | None, options: dict[str, Any]) -> "Iterat
     app, settings = find(program), load(options, file=file)
     log = open_log(settings, make=False)
     try:
-        yield prepare(app.name, app.topology(), log, app.dead_letters, settings.partitions, make=False), log, settings
+        topology = app.topology()
+        plan = prepare(app.name, topology, log, app.dead_letters, settings.partitions, make=False, check=check)
+        yield plan, log, settings
     finally:
         log.close()
