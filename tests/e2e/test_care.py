@@ -286,6 +286,26 @@ def test_a_topic_that_is_gone_is_found(place):
     assert {f["where"] for f in said["findings"]} == {"topic care-0-changelog", "task 0/0"}
 
 
+# ---- savepoints
+
+
+def test_taking_a_savepoint_leaves_nothing_in_the_state_directory(place):
+    savepoint = ("savepoint", "create", "one", PROGRAM, "--checkpoints", str(place.path / "snapshots"))
+    with EmbeddedLog(place.path / "log") as log:
+        worker = make_worker(app, place.settings(), log, note=lambda text, *_, **__: None)
+        worker.start()
+        while not worker.complete:
+            worker.turn()
+        worker.close()  # killed: it holds its tasks
+    assert "are held by workers: 0" in place.say(*savepoint, code=1)
+    assert [p.name for p in (place.state / "care").iterdir()] == ["0"]
+    place.say(*savepoint, "--takeover")
+    assert [p.name for p in (place.state / "care").iterdir()] == ["0"]
+    place.say(*savepoint, code=1)
+    assert [p.name for p in (place.state / "care").iterdir()] == ["0"]
+    assert "taking-a-savepoint" not in place.say("verify", PROGRAM)
+
+
 # ---- reset
 
 
