@@ -12,6 +12,7 @@ import click
 from streams.core.drawing import described
 from streams.core.wording import counted
 from streams.settings import Settings, load
+from streams.settings_cli import option
 from streams.state_cli import location_of
 from streams.topics_cli import log_options
 
@@ -35,6 +36,7 @@ _state_dir = click.option("--state-dir", help=f"Where state is kept.  [default: 
     help="Seconds to wait for workers that are ending.",
 )
 @_state_dir
+@option("checkpoints")
 @log_options
 def reset(
     program: str, yes: bool, dry_run: bool, snapshots: bool, wait: float, file: Path | None, **options: Any
@@ -47,10 +49,10 @@ def reset(
 
     if yes and dry_run:
         raise click.UsageError("--yes and --dry-run exclude each other")
-    with _opened(program, file, options) as (plan, log, settings):
+    with _opened(program, file, options, check=False) as (plan, log, settings):
         location = location_of(settings) if snapshots else None
         if snapshots and location is None:
-            raise click.UsageError("--snapshots needs the setting `checkpoints`")
+            raise click.UsageError("--snapshots needs a checkpoint location: give --checkpoints, or set `checkpoints`")
         found = care.remains(plan, log, Path(settings.state_dir), location)
         if not found:
             click.echo(f"there is nothing of {plan.app} on {log.name} or in {settings.state_dir}")
@@ -99,6 +101,7 @@ def _tell(plan: "Plan", found: Any, location: Any, settings: Settings) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: `findings` and `checked`.")
 @click.option("--no-state-dir", is_flag=True, help="Leave the stores on this machine out.")
 @_state_dir
+@option("checkpoints")
 @log_options
 def verify(program: str, as_json: bool, no_state_dir: bool, file: Path | None, **options: Any) -> None:
     """Check that leases, changelogs, positions, stores and snapshots of PROGRAM agree. Changes nothing.
@@ -126,8 +129,10 @@ def verify(program: str, as_json: bool, no_state_dir: bool, file: Path | None, *
 
 
 @contextmanager
-def _opened(program: str, file: Path | None, options: dict[str, Any]) -> "Iterator[tuple[Plan, Log, Settings]]":
-    """The program placed on its log, of which nothing is made."""
+def _opened(
+    program: str, file: Path | None, options: dict[str, Any], *, check: bool = True
+) -> "Iterator[tuple[Plan, Log, Settings]]":
+    """The program placed on its log, of which nothing is made. `check`: see `prepare`."""
     from streams.app import open_log
     from streams.cli import find
     from streams.runtime.plan import prepare
@@ -135,6 +140,8 @@ def _opened(program: str, file: Path | None, options: dict[str, Any]) -> "Iterat
     app, settings = find(program), load(options, file=file)
     log = open_log(settings, make=False)
     try:
-        yield prepare(app.name, app.topology(), log, app.dead_letters, settings.partitions, make=False), log, settings
+        topology = app.topology()
+        plan = prepare(app.name, topology, log, app.dead_letters, settings.partitions, make=False, check=check)
+        yield plan, log, settings
     finally:
         log.close()

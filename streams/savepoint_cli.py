@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli_group import Guessing
-from streams.core.errors import CheckpointError, SettingsError, StreamsError
+from streams.core.errors import CheckpointError, SettingsError, StateError, StreamsError
 from streams.core.schema import nearest
 from streams.settings import Settings, load
 from streams.settings_cli import log_options
@@ -73,8 +73,10 @@ def create_command(
         mine = replace(settings, slot=SLOT, commit_interval=min(settings.commit_interval, 100))
         worker = make_worker(app, mine, log, kind=DrainWorker, had=_counts(had))
         assert isinstance(worker, DrainWorker)
-        made = create(name, worker, location, clock=SystemClock(), takeover=takeover, hook=_crash_hook())
-        shutil.rmtree(worker.tools.state_dir, ignore_errors=True)  # its copy of the state is not needed any more
+        try:
+            made = create(name, worker, location, clock=SystemClock(), takeover=takeover, hook=_crash_hook())
+        finally:
+            _clear(Path(mine.state_dir), app.name)
         click.echo(f"savepoint {name!r} of {app.name!r}: {_contents(made)}")
     finally:
         log.close()
@@ -186,6 +188,20 @@ def delete_command(name: str, app: str, file: Path | None, **options: Any) -> No
     if not delete(location, app, name):
         raise _none(location, app, name)
     click.echo(f"savepoint {name!r} of {app!r} is deleted")
+
+
+def _clear(state_dir: Path, app: str) -> None:
+    """Delete what the taker had on this disk, unless another one is at work there."""
+    from streams.runtime.drain import SLOT
+    from streams.runtime.offline import local_stores, locked
+
+    try:
+        for each in local_stores(state_dir, app, SLOT):
+            with locked(each.directory):
+                pass
+    except StateError:
+        return
+    shutil.rmtree(state_dir / app / SLOT, ignore_errors=True)
 
 
 def _say(text: str, level: int = logging.WARNING, *, task: str = "") -> None:

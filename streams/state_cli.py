@@ -15,6 +15,7 @@ from streams.core.errors import SettingsError, StateError, TopicMissing
 from streams.core.topology import Topology
 from streams.runtime.shown import Shown, Stores, shown
 from streams.settings import Settings, load
+from streams.settings_cli import option as setting
 from streams.topics_cli import log_options
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def place_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 is_flag=True,
                 help="Make the state from the log (and the checkpoint location) instead: works beside workers, too.",
             ),
+            setting("checkpoints"),
             click.option(
                 "--task", "tasks", multiple=True, help="Only this task, e.g. 0/3.  May be given several times."
             ),

@@ -11,6 +11,8 @@ from streams.checkpoint.sweep import DAY as DAY
 from streams.checkpoint.sweep import LONGEST, Collected, sweep
 from streams.core.errors import CheckpointError
 
+_CONTENT = "the object's content is not what its hash says"
+
 
 def token(location: Location, app: str) -> str:
     """The random text that identifies this location for this app; made by the first who asks.
@@ -71,10 +73,17 @@ def total(found: Iterable[Collected]) -> Collected:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be: its key, and what is wrong."""
+    """Something that is not as it should be: its key, and what is wrong; the task, and the key of the snapshot.
+
+    `hidden`: the object has the right size, so that who takes the next snapshot counts on it and does not mend it,
+    unless a restore has met it.
+    """
 
     key: str
     what: str
+    task: str = ""
+    snapshot: str = ""
+    hidden: bool = False
 
     def __str__(self) -> str:
         return f"{self.key}: {self.what}"
@@ -89,14 +98,15 @@ def verify(location: Location, app: str) -> Iterator[Finding]:
         checked: dict[str, str] = {}
         for listed in list_manifests(location, app, task):
             if listed.manifest is None:
-                yield Finding(listed.key, listed.problem)
+                yield Finding(listed.key, listed.problem, task, listed.key)
                 continue
             for file in listed.manifest.files:
                 key = object_key(app, task, file)
                 if key not in checked:
                     checked[key] = _wrong(location, key, file)
                 if checked[key] and location.read(listed.key) is not None:
-                    yield Finding(key, f"{checked[key]} ({file.name} of snapshot {listed.number} of task {task})")
+                    what = f"{checked[key]} ({file.name} of snapshot {listed.number} of task {task})"
+                    yield Finding(key, what, task, listed.key, checked[key] == _CONTENT)
 
 
 def _wrong(location: Location, key: str, file: File) -> str:
@@ -109,4 +119,4 @@ def _wrong(location: Location, key: str, file: File) -> str:
         digest.update(chunk)
     if found != file.size:
         return f"the object has {found} bytes instead of {file.size}"
-    return "" if digest.hexdigest() == file.hash else "the object's content is not what its hash says"
+    return "" if digest.hexdigest() == file.hash else _CONTENT

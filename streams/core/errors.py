@@ -136,7 +136,8 @@ class Fenced(LogError):
 
 
 class SlotTaken(LogError):
-    """Two living processes use one slot."""
+    """Two living processes use one slot. On the embedded log the newer one is refused; on Kafka it is the older one
+    that ends, since the brokers give the slot to whoever came last."""
 
 
 class StateError(StreamsError):

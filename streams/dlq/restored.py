@@ -12,10 +12,11 @@ from streams.core.topology import TaskId
 from streams.log.base import Log
 from streams.log.reading import read_all
 from streams.protocol import check_whole
+from streams.runtime.offline import last_commit
 from streams.runtime.plan import Plan
-from streams.runtime.position import TaskPosition
+from streams.runtime.position import TaskPosition, goes_on, mark_of
 from streams.state.base import StateStore
-from streams.state.changelog import Replay
+from streams.state.changelog import NotThatHistory, Replay
 
 if TYPE_CHECKING:
     from streams.checkpoint.location import Location
@@ -43,44 +44,65 @@ def restore_copy(
     """
     changelog = plan.changelog(task.sub)
     info, partition = plan.topics[changelog], TopicPartition(changelog, task.partition)
-    if local is not None and local.exists():
-        _check_unused(local)
-        shutil.copytree(local, directory, ignore=shutil.ignore_patterns("LOCK"))
-    elif location is not None:
-        _download(log, plan, task, directory, location, note)
-    store = open_state(directory)
-    try:
-        start = log.starts([partition])[partition]
-        if not store.mark.sequence and start and location is None:
-            note("the beginning of the changelog was trimmed; if workers have a checkpoint location, name it here, too")
-        begin = max(store.mark.offset if store.mark.topic_id == info.id else 0, start)
-        if log.ends([partition])[partition] > start:
-            replay = Replay(store, info.id, trimmed=True)
-            for records in read_all(log, changelog, partitions=[task.partition], start={task.partition: begin}):
-                for value, offset in zip(records.values(), records.offsets(), strict=True):
-                    replay.add(value or b"", offset + 1)
-                replay.flush()
-            if replay.first:
-                check_whole(str(task), replay.first, TaskPosition.decode(store.mark.position).tail.base)
-        return store.mark.sequence
-    finally:
-        store.close()
+    lease, known = last_commit(log, plan, task)
+    wanted = most = lease.sequence if lease is not None else 0
+    here = local if local is not None and local.exists() else None
+    while True:
+        if here is not None:
+            _check_unused(here)
+            shutil.copytree(here, directory, ignore=shutil.ignore_patterns("LOCK"))
+        elif location is not None:
+            _download(log, plan, task, directory, location, most, note)
+        store = open_state(directory)
+        found = store.mark.sequence
+        try:
+            start = log.starts([partition])[partition]
+            if not found and start and location is None:
+                note("the changelog's beginning was trimmed; if workers have a checkpoint location, name it here, too")
+            begin = max(store.mark.offset if store.mark.topic_id == info.id else 0, start)
+            if log.ends([partition])[partition] > start:
+                replay = Replay(store, info.id, trimmed=True, follows=goes_on(store.mark.position))
+                for records in read_all(log, changelog, partitions=[task.partition], start={task.partition: begin}):
+                    for value, offset in zip(records.values(), records.offsets(), strict=True):
+                        replay.add(value or b"", offset + 1)
+                    replay.flush()
+                if replay.first:
+                    check_whole(str(task), replay.first, TaskPosition.decode(store.mark.position).tail.base)
+            if store.mark.sequence == found and 0 < found < wanted:
+                raise NotThatHistory(f"the changelog does not lead from commit {found} to the lease's, {wanted}")
+            if found and store.mark.sequence == wanted and known not in ("", mark_of(store.mark.position)):
+                raise NotThatHistory(f"commit {wanted} of the store is another one than the log's")
+            return store.mark.sequence
+        except NotThatHistory as error:
+            if here is not None:
+                fix = "leave --state-dir out: snapshots and the changelog are read instead"
+                raise NotThatHistory(error.what, where=str(here), fix=fix) from error
+            note(f"the snapshot at commit {found} does not fit the log: {error.what}; an older one is taken")
+            most = found - 1
+        finally:
+            store.close()
+        shutil.rmtree(directory)
 
 
 def _download(
-    log: Log, plan: Plan, task: TaskId, directory: Path, location: "Location", note: Callable[[str], None]
+    log: Log,
+    plan: Plan,
+    task: TaskId,
+    directory: Path,
+    location: "Location",
+    most: int,
+    note: Callable[[str], None],
 ) -> None:
-    """The newest snapshot that fits the log as it is now."""
+    """The newest snapshot up to commit `most` that fits the log as it is now."""
     from streams.checkpoint.restore import Restore
 
-    lease = log.leases(plan.app, [task.number])[task.number]
     changelog = TopicPartition(plan.changelog(task.sub), task.partition)
     restore = Restore(
         location,
         plan.app,
         f"{task.sub}-{task.partition}",
         directory,
-        max_sequence=lease.sequence if lease is not None else 0,
+        max_sequence=most,
         topic_id=plan.topics[changelog.topic].id,
         min_offset=log.starts([changelog])[changelog],
     )

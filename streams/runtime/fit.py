@@ -13,7 +13,7 @@ from streams.checkpoint.savepoint import SavedSub, SavedTask, Savepoint
 from streams.core.errors import StateMismatch
 from streams.core.keys import partitions as hashed
 from streams.core.operator import Operator
-from streams.core.schema import StreamType
+from streams.core.schema import StreamType, nearest
 from streams.core.time import NEVER
 from streams.core.topology import SubTopology, Topology
 from streams.runtime.position import Channel, InputPosition, TaskPosition
@@ -124,13 +124,26 @@ def fit(saved: Savepoint, topology: Topology, partitions: Mapping[int, int], dro
     return made
 
 
+def named_whole(saved: Savepoint, drop: Collection[str]) -> set[str]:
+    """The names to drop; an operator with a single store may be named alone, as for `streams state`."""
+    known, out = _droppable(saved), set[str]()
+    for name in drop:
+        stores = [store for store in known if store.rpartition("/")[0] == name]
+        out.add(stores[0] if name not in known and len(stores) == 1 else name)
+    return out
+
+
+def _droppable(saved: Savepoint) -> set[str]:
+    return {s.name for sub in saved.subs for s in sub.stores} | {i.topic for s in saved.subs for i in s.inputs}
+
+
 def _check_dropped(
     saved: Savepoint, stores: Sequence[str], shuffles: Sequence[str], drop: Collection[str], made: Fit
 ) -> None:
-    known = {s.name for sub in saved.subs for s in sub.stores} | {i.topic for s in saved.subs for i in s.inputs}
+    known = _droppable(saved)
     if unknown := sorted(set(drop) - known):
         raise StateMismatch(
-            f"the savepoint has no store or shuffle {unknown[0]!r} to drop",
+            f"the savepoint has no store or shuffle {unknown[0]!r} to drop{nearest(unknown[0], sorted(known))}",
             where=f"savepoint {saved.name!r}",
             fix=f"it has: {', '.join(sorted(known))}",
         )

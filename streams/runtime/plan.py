@@ -88,12 +88,16 @@ def prepare(
     *,
     had: Mapping[str, int] = MappingProxyType({}),
     make: bool = True,
+    check: bool = True,
 ) -> Plan:
     """Find the program's topics, make those that are its own, and place its tasks. `had`: partition counts that source
     topics had before they were given more, for who does not read them.
 
     Source topics must exist; sinks, the dead-letter topic and internal topics are made where they are missing. Tools
-    that only look say `make=False`: then what is missing is missing in `topics`, and partition counts are not checked.
+    that only look say `make=False`: then what is missing is missing in `topics`.
+
+    Raises TopicMismatch where an internal topic has other partitions than the program needs now, since state, leases
+    and rows under way are bound to them; `check=False` is for who deletes it all.
     """
     sources = sorted({t for sub in topology.subs for t in sub.sources})
     found = log.topics(sources)
@@ -117,7 +121,7 @@ def prepare(
     if make:
         log.create([*bound, *free])
     topics = {**found, **log.topics([t.name for t in (*bound, *free)])}
-    if make:
+    if check:
         _check_counts(app, topics, bound)
     fingerprint = topology.fingerprint(counts)
     return Plan(app, topology, counts, topics, fingerprint, tuple(tasks), dead_letters)
@@ -163,7 +167,7 @@ def internal_topics(app: str, topology: Topology, counts: Mapping[int, int]) -> 
 def _check_counts(app: str, topics: Mapping[str, TopicInfo], bound: Sequence[TopicSpec]) -> None:
     """State, leases and shuffles are bound to their partitions: a changed count must stop, not mix them up."""
     for spec in bound:
-        have = topics[spec.name].partitions
+        have = topics[spec.name].partitions if spec.name in topics else spec.partitions
         if have != spec.partitions:
             raise TopicMismatch(
                 f"topic {spec.name!r} has {have} partitions, the program needs {spec.partitions}",

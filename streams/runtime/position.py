@@ -1,5 +1,6 @@
 """Where a task stands in its inputs: written with every commit, read at every start."""
 
+from collections.abc import Callable
 from zlib import crc32
 
 import msgspec
@@ -62,3 +63,9 @@ class TaskPosition(msgspec.Struct, array_like=True):
     @staticmethod
     def decode(data: bytes) -> "TaskPosition":
         return msgspec.msgpack.decode(data, type=TaskPosition)
+
+
+def goes_on(position: bytes) -> Callable[[bytes], bool] | None:
+    """For `Replay`: whether a commit's position is of the one behind `position`; None where that cannot be told."""
+    mark = mark_of(position)
+    return (lambda later: TaskPosition.decode(later).before in ("", mark)) if mark else None

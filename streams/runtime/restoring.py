@@ -27,7 +27,7 @@ from streams.core.record import Produced, TopicPartition
 from streams.core.topology import Input
 from streams.log.base import Committed, Group, Log, LogWriter
 from streams.protocol import RESTORING, Lease
-from streams.runtime.fit import Begin, Fit, Positions, fit, waiting_of
+from streams.runtime.fit import Begin, Fit, Positions, fit, named_whole, waiting_of
 from streams.runtime.leases import take_all
 from streams.runtime.notes import Note, to_logger
 from streams.runtime.plan import Plan
@@ -66,7 +66,7 @@ class Restoring:
     ) -> None:
         self._saved, self._make_plan, self._log, self._location = saved, make_plan, log, location
         self._plan = plan = make_plan(False)
-        self._clock, self._drop, self._hook, self._note = clock, set(drop), hook, note
+        self._clock, self._drop, self._hook, self._note = clock, named_whole(saved, drop), hook, note
         self._positions = Positions(saved)
         self._sequence = dict.fromkeys((t.number for t in plan.tasks), 0)
         self._number = {(t.sub, t.partition): t.number for t in plan.tasks}

@@ -28,7 +28,7 @@ from streams.checkpoint.savepoint import (
 )
 from streams.codec.blocks import ShuffleBlock, encode_block
 from streams.core.drawing import as_text
-from streams.core.errors import CheckpointError, StateMismatch
+from streams.core.errors import CheckpointError, StateMismatch, StreamsError
 from streams.core.time import NEVER
 from streams.core.topology import SubTopology
 from streams.log.base import Log
@@ -82,10 +82,14 @@ def create(
     Raises CheckpointError (there is one of this name; the location fails), StateMismatch (workers live).
     """
     plan = worker.plan
-    check_name(name)
-    if load(location, plan.app, name) is not None:
-        raise exists(location, plan.app, name)
-    check_stopped(worker.log, plan.app, len(plan.tasks), takeover)
+    try:
+        check_name(name)
+        if load(location, plan.app, name) is not None:
+            raise exists(location, plan.app, name)
+        check_stopped(worker.log, plan.app, len(plan.tasks), takeover)
+    except StreamsError:
+        worker.close()
+        raise
     worker.start()
     try:
         # 1. Take the leases. 2. Work shuffles to their ends.

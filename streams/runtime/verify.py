@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from streams.checkpoint.collect import verify as verify_location
 from streams.checkpoint.location import Location
+from streams.checkpoint.manifest import list_manifests
 from streams.core.errors import StateInUse, StreamsError
 from streams.core.record import TopicPartition
 from streams.core.topology import TaskId
@@ -29,7 +31,23 @@ class Finding:
 
 
 _LOST = "restore the topic from a backup of the cluster, or start the application anew: streams reset"
+_MENDED = "the next snapshots of the task mend it"
+_UPLOADED = "the next snapshot that needs it uploads it again"
 _REBUILD = "stop the worker and delete the directory: it is only a cache, and is rebuilt from the changelog"
+
+
+def _unsaved(task: str, stores: list[LocalStore]) -> str:
+    """What to do for a task without a snapshot to go back to."""
+    slots = [each.slot for each in stores if each.task == task]
+    if slots:
+        start = f"start slot {' or '.join(slots)}, whose store of it is on this machine"
+    else:
+        start = "start the slot that has its store (another machine, another --state-dir)"
+    return (
+        "do not delete local state: delete the objects that are named above with a wrong content, then "
+        f"{start}; its next snapshots mend it. If no slot has it, the whole changelog must be there: where it is not, "
+        "a finding says that the state cannot be made from the log"
+    )
 
 
 class Verification:
@@ -50,15 +68,7 @@ class Verification:
         for task in self._plan.tasks:
             yield from self._task(task, [s for s in stores if s.task == str(task)])
         if self._location is not None:
-            count = 0
-            for found in verify_location(self._location, self._plan.app):
-                count += 1
-                yield Finding(
-                    f"{self._location.url}/{found.key}",
-                    found.what,
-                    "workers pass this snapshot over, older ones serve; the next snapshots of the task mend it",
-                )
-            self.checked.append(f"snapshots in {self._location.url}: {count} findings")
+            yield from self._snapshots(self._location, stores)
 
     # ---- topics
 
@@ -72,12 +82,6 @@ class Verification:
                 if there:
                     yield Finding(where, "it is missing, but other internal topics are there", _LOST)
                 continue
-            if info.partitions != spec.partitions:
-                yield Finding(
-                    where,
-                    f"it has {info.partitions} partitions, the program needs {spec.partitions}",
-                    "run the program (or give its source the partitions) that it was made for, or streams reset",
-                )
             if info.retention_ms >= 0:
                 yield Finding(
                     where,
@@ -85,6 +89,25 @@ class Verification:
                     f"kafka-configs.sh --alter --topic {spec.name} --add-config retention.ms=-1",
                 )
         self.checked.append(f"{len(there)} of {len(specs)} internal topics")
+
+    # ---- snapshots
+
+    def _snapshots(self, location: Location, stores: list[LocalStore]) -> Iterator[Finding]:
+        count = 0
+        for name, group in groupby(verify_location(location, self._plan.app), key=lambda found: found.task):
+            damaged = list(group)
+            count += len(damaged)
+            task, bad = name.replace("-", "/"), {found.snapshot for found in damaged}
+            listed = list_manifests(location, self._plan.app, name)
+            whole = any(each.manifest is not None and each.key not in bad for each in listed)
+            for found in damaged:
+                fix = "workers pass this snapshot over, older ones serve; "
+                fix = fix if whole else f"see task {task} below: no snapshot of it is whole; "
+                fix += _MENDED if not found.hidden else "delete this object, which serves nobody: " + _UPLOADED
+                yield Finding(f"{location.url}/{found.key}", found.what, fix)
+            if not whole:
+                yield Finding(f"task {task}", "no snapshot of this task is whole", _unsaved(task, stores))
+        self.checked.append(f"snapshots in {location.url}: {count} findings")
 
     # ---- tasks
 
@@ -99,8 +122,9 @@ class Verification:
             return
         for _ in range(3):
             lease = self._lease(task)
-            found = list(self._against_log(task, where, lease, stores))
+            found, looked = self._against_log(task, where, lease, stores)
             if self._lease(task) == lease:
+                self.checked.append(looked)
                 yield from found
                 return
         self.checked.append(f"{where}: not compared, it is working (its lease moves on)")
@@ -110,26 +134,27 @@ class Verification:
 
     def _against_log(
         self, task: TaskId, where: str, lease: Lease | None, stores: list[LocalStore]
-    ) -> Iterator[Finding]:
+    ) -> tuple[list[Finding], str]:
+        """What is wrong, and what was looked at."""
         sequence = lease.sequence if lease is not None else 0
-        looked = f"{where}: lease and changelog at commit {sequence}"
+        looked, found = f"{where}: lease and changelog at commit {sequence}", list[Finding]()
         try:
             with replayed(self._log, self._plan, task, self._location, least=sequence) as made:
                 if made.last_sequence != sequence:
-                    yield Finding(
-                        where,
-                        f"its lease says commit {sequence}, the last block of its changelog is of commit "
-                        f"{made.last_sequence}",
-                        _LOST,
-                    )
-                yield from self._positions(task, where, made.store)
+                    what = f"its lease says commit {sequence}, the last block of its changelog is of commit "
+                    found.append(Finding(where, f"{what}{made.last_sequence}", _LOST))
+                found += self._positions(task, where, made.store)
                 for each in stores:
-                    finding, compared = self._store(task, each, made.store, sequence)
+                    wrong, compared = self._store(task, each, made.store, sequence)
                     looked += compared
-                    yield from finding
+                    found += wrong
         except StreamsError as error:
-            yield Finding(where, f"its state cannot be made from the log: {error.what}", error.fix or _LOST)
-        self.checked.append(looked)
+            fix = error.fix or _LOST
+            if stores:
+                slots = " or ".join(each.slot for each in stores)
+                fix = f"do not delete local state: start slot {slots}, whose store of it may do; if it does not: {fix}"
+            found.append(Finding(where, f"its state cannot be made from the log: {error.what}", fix))
+        return found, looked
 
     def _positions(self, task: TaskId, where: str, store: StateStore) -> Iterator[Finding]:
         if not store.mark.position:
@@ -164,13 +189,21 @@ class Verification:
                 if mark.topic_id != topic_id or mark.sequence > sequence:
                     why = "of a changelog that was deleted" if mark.topic_id != topic_id else "ahead of the lease"
                     return [], f"; the store of slot {local.slot} (commit {mark.sequence}) is {why}: it is made anew"
+                other = (
+                    f"; the store of slot {local.slot} (commit {mark.sequence}) is at a commit that the log does not "
+                )
+                other += "have: it is made anew"
                 if mark.sequence == truth.mark.sequence:
+                    if mark.position != truth.mark.position:
+                        return [], other
                     differs = difference(store, truth)
                 else:
                     try:
                         with replayed(self._log, self._plan, task, self._location, upto=mark.sequence) as then:
                             if then.store.mark.sequence != mark.sequence:
                                 return [], f"; the store of slot {local.slot} is older than what the log can rebuild"
+                            if mark.position != then.store.mark.position:
+                                return [], other
                             differs = difference(store, then.store)
                     except StreamsError:
                         return [], f"; the store of slot {local.slot} is older than what the log can rebuild"

@@ -206,6 +206,18 @@ def test_from_snapshots_and_the_tail(place):
     assert "the object's content is not what its hash says" in said
 
 
+def test_the_location_may_be_named_by_an_option(place):
+    location = place.path / "snapshots"
+    snapshots_of(place, location)
+    named = ("--checkpoints", str(location))
+    assert f"snapshots in {location}: 0 findings" in place.say("verify", PROGRAM, *named)
+    for words in (("stats", PROGRAM), ("scan", PROGRAM, "own"), ("get", PROGRAM, "count/values", "c1")):
+        place.say("state", *words, "--from-changelog", *named)
+    assert "snapshot of commit" in place.say("state", "stats", PROGRAM, "--from-changelog", *named)
+    assert f"from {location}" in place.say("reset", PROGRAM, "--snapshots", *named)
+    assert "give --checkpoints" in place.say("reset", PROGRAM, "--snapshots", code=2)
+
+
 # ---- verify
 
 
@@ -272,6 +284,26 @@ def test_a_topic_that_is_gone_is_found(place):
         log.delete(["care-0-changelog"])
     said = json.loads(place.say("verify", PROGRAM, "--json", code=1))
     assert {f["where"] for f in said["findings"]} == {"topic care-0-changelog", "task 0/0"}
+
+
+# ---- savepoints
+
+
+def test_taking_a_savepoint_leaves_nothing_in_the_state_directory(place):
+    savepoint = ("savepoint", "create", "one", PROGRAM, "--checkpoints", str(place.path / "snapshots"))
+    with EmbeddedLog(place.path / "log") as log:
+        worker = make_worker(app, place.settings(), log, note=lambda text, *_, **__: None)
+        worker.start()
+        while not worker.complete:
+            worker.turn()
+        worker.close()  # killed: it holds its tasks
+    assert "are held by workers: 0" in place.say(*savepoint, code=1)
+    assert [p.name for p in (place.state / "care").iterdir()] == ["0"]
+    place.say(*savepoint, "--takeover")
+    assert [p.name for p in (place.state / "care").iterdir()] == ["0"]
+    place.say(*savepoint, code=1)
+    assert [p.name for p in (place.state / "care").iterdir()] == ["0"]
+    assert "taking-a-savepoint" not in place.say("verify", PROGRAM)
 
 
 # ---- reset

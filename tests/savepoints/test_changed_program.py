@@ -101,8 +101,18 @@ def test_a_renamed_operator_is_named_and_refused(saved):
 
 
 def test_what_is_to_be_dropped_must_be_there(saved):
-    with pytest.raises(StateMismatch, match=r"no store or shuffle 'cuont/values'(.|\n)*it has: count/values, tx"):
+    with pytest.raises(
+        StateMismatch, match=r"no store or shuffle 'cuont/values' to drop(.|\n)*it has: count/values, tx"
+    ):
         saved.restore("first", "old", counting("new", Count()), drop=["cuont/values"])
+    with pytest.raises(StateMismatch, match=r"'count/value' to drop; did you mean 'count/values'"):
+        saved.restore("first", "old", counting("new", Count()), drop=["count/value"])
+
+
+def test_an_operator_with_one_store_may_be_named_alone(saved):
+    assert saved.restore("first", "old", counting("fresh", Amounts()), drop=["count"]) == [
+        "store 'count/values' is dropped: it begins empty"
+    ]
 
 
 def test_a_changed_type_is_refused_migrated_or_begun_anew(saved):

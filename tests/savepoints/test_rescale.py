@@ -7,6 +7,9 @@ from streams import App
 from streams.core.errors import StateMismatch, TopicMismatch
 from streams.core.operator import Operator
 from streams.core.store import StoreSpec
+from streams.runtime.inspect import task_table
+from streams.runtime.plan import prepare
+from streams.runtime.reset import remains, reset
 from tests.savepoints.support import Tx, check_equal, program
 
 
@@ -120,6 +123,35 @@ def test_a_source_topic_that_has_grown(site):
     site.run(sums("three"))
     counts = site.keyed("running", "card", "two", "three")
     assert all([r["n"] for r in rows] == list(range(1, len(rows) + 1)) for rows in counts.values())
+
+
+def keyed_sums(name):
+    app = App(name, dead_letters=f"{name}.dead")
+    tx = app.source("tx", Tx, key="card", disorder="30s", start="earliest")
+    tx | KeyBy("terminal") | Running([agg.count().alias("n")]).named("sums") | app.sink(f"{name}.running")
+    return app
+
+
+def test_who_only_looks_names_the_same_way_out_where_a_source_topic_has_grown(site):
+    site.send()
+    app = keyed_sums("two")
+    site.run(app)
+    site.grow("tx", 3)
+    topology, settings = app.topology(), site.settings()
+
+    def placed(**more):
+        return prepare(app.name, topology, site.log, app.dead_letters, 2, make=False, **more)
+
+    with pytest.raises(TopicMismatch, match="--had"):
+        task_table(app.name, topology, app.dead_letters, site.log, settings)
+    with pytest.raises(TopicMismatch, match="--had"):
+        placed()
+    site.create("first", app, had={"tx": 2})
+    plan, said = placed(check=False), []
+    found = remains(plan, site.log, site.directory / "state", None)
+    reset(plan, site.log, found, None, said.append, wait=0)
+    assert not remains(placed(), site.log, site.directory / "state", None)
+    site.run(app)
 
 
 def test_keys_that_lie_elsewhere_than_they_belong_are_refused(site):
