@@ -10,8 +10,9 @@ from streams.checkpoint.collect import DAY, collect, token, verify
 from streams.checkpoint.location import PART
 from streams.checkpoint.manifest import list_manifests, manifest_key, object_key
 from streams.checkpoint.restore import Restore
-from streams.checkpoint.snapshotter import Snapshotter
+from streams.checkpoint.snapshotter import Job, Snapshotter
 from streams.core.errors import CheckpointError
+from streams.state.base import Mark
 from tests.checkpoint.support import APP, TASK, TOPIC, Filled, content, copy_of, finish, job, upload
 
 ONE = {"CURRENT": b"1", "1.sst": b"one" * 1000, "2.sst": b"two" * 1000}
@@ -120,11 +121,33 @@ def test_what_is_kept(location, tmp_path):
 def test_a_late_writer_does_not_push_out_the_owner(location, tmp_path):
     for sequence in (10, 11, 12):
         upload(location, tmp_path, sequence, TWO)
-    assert upload(location, tmp_path, 3, ONE).trim == 100
+    late = upload(location, tmp_path, 3, ONE)
+    assert late.trim is None  # it does not know whether the log still has what it sees
+    assert len(late.foreign) == 3
     assert {m.manifest.sequence for m in list_manifests(location, APP, TASK)} == {3, 10, 11, 12}
     assert restored(location, tmp_path / "back").manifest.sequence == 12
     upload(location, tmp_path, 13, TWO)
     assert {m.manifest.sequence for m in list_manifests(location, APP, TASK)} == {11, 12, 13}
+
+
+@pytest.mark.parametrize("topic", ["topic-id", "made again"])
+@pytest.mark.parametrize("keep", [1, 3])
+def test_snapshots_of_another_history_push_out_none_of_ours(location, tmp_path, topic, keep):
+    """Brokers lost the log's end, or the changelog was deleted: the task goes on from commit 850."""
+    for sequence in (900, 910, 920):
+        upload(location, tmp_path, sequence, ONE, keep=keep)
+    ours = Snapshotter(location, APP, keep=keep)
+    for sequence in range(851, 857):
+        copy = copy_of(tmp_path / f"ours-{sequence}", ONE)
+        mark = Mark(sequence, topic, sequence * 10, b"position")
+        assert ours.submit(Job(TASK, copy, mark, "f", opened=850, writer="-ours"))
+        made = finish(ours)
+    ours.close()
+    assert made.trim == (856 - keep + 1) * 10
+    kept = [m.manifest.sequence for m in list_manifests(location, APP, TASK)]
+    foreign = [900, 910, 920][3 - keep :]
+    assert kept == [*foreign, *range(856 - keep + 1, 857)]
+    assert len(made.foreign) == len(foreign)
 
 
 def test_a_restore_takes_what_fits(location, tmp_path):
