@@ -46,6 +46,11 @@ def health() -> str:
             ),
             unit="s",
         ),
+        graph(
+            "Rows that wait",
+            "Rows in memory that wait until event time has come to them on all inputs, by task",
+            Query(f"max by (task) ({of('streams_waiting_rows')})", "{{task}}"),
+        ),
     ]
     timing = [
         graph("Commits", "How long a commit takes", *quantiles("streams_commit_seconds"), unit="s"),

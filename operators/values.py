@@ -305,6 +305,10 @@ def migrated_values(
     made, known = migrate(old), {v.name: v for v in values}
     if not made:
         return None
+    if not isinstance(made, Mapping):
+        raise StateMismatch(
+            f"the migration gives {type(made).__name__}, not a dictionary of values by name", fix="correct the function"
+        )
     out: dict[str, Any] = {}
     for name, value in made.items():
         if name not in known:

@@ -26,6 +26,9 @@ class Metrics:
         self.dead = make(Counter, "dead", "Records sent to the dead-letter topic, by operator", ["operator"])
         self.lag = make(Gauge, "lag", "Records left to read, by topic and partition", ["topic", "partition"])
         self.watermark_delay = make(Gauge, "watermark_delay_seconds", "Wall clock minus the task's watermark", ["task"])
+        self.waiting_rows = make(
+            Gauge, "waiting_rows", "Rows in memory that wait until event time has come to them on all inputs", ["task"]
+        )
         self.commits = make(Counter, "commits", "Commits that succeeded")
         self.aborts = make(Counter, "aborts", "Commits that were aborted, by reason", ["reason"])
         self.commit_seconds = make(Histogram, "commit_seconds", "How long a commit takes", buckets=_SECONDS)

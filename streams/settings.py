@@ -58,7 +58,10 @@ class Settings:
     cache_bytes: int = _setting(256 * 2**20, "size", "Memory for state that was read, shared by a worker's tasks.", 0)
     record_bytes: int = _setting(1_000_000, "size", "Largest result; a larger one becomes a dead letter.", 1)
     waiting_rows: int = _setting(
-        1_000_000, "count", "Rows of a task that may wait for their turn; above that its input is paused.", 1
+        1_000_000,
+        "count",
+        "Rows of an input that may wait for other inputs; above that it is paused. Within a shuffle none can be.",
+        1,
     )
     changelog_bytes: int = _setting(
         64 * 2**20, "size", "Without `checkpoints`: from this size on a task's changelog may be written anew.", 1

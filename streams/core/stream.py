@@ -272,9 +272,16 @@ def _add(graph: Graph, operator: Operator, edges: tuple[Edge, ...], types: list[
             return Stream(graph, edges[0], types[0])
     out = operator.bind(*types)
     node_id = operator.id or graph.new_id(kind)
-    shuffle = isinstance(operator, Repartition)
-    graph.add(Node(node_id, "shuffle" if shuffle else "operator", edges, out, operator=operator))
     names = [s.name for s in operator.stores]
     if len(set(names)) != len(names):
         raise DuplicateId(f"two stores of one name: {names}", where=node_id)
+    for name in operator.migrate:
+        if name not in names:
+            raise BuildError(
+                f"migrate names a store {name!r} that the operator does not have{nearest(name, names)}",
+                where=node_id,
+                fix=f"it has: {', '.join(names) or 'none'}",
+            )
+    shuffle = isinstance(operator, Repartition)
+    graph.add(Node(node_id, "shuffle" if shuffle else "operator", edges, out, operator=operator))
     return Stream(graph, Edge(node_id), out)

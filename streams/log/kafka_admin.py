@@ -242,8 +242,12 @@ class KafkaAdmin:
             except KafkaException as error:
                 if error.args[0].code() in NO_TOPIC:
                     self.check_anew([TopicPartition(place.topic, place.partition)])
+                doing = f"old records of {place.topic} are deleted"
+                if error.args[0].code() in {*PASSING, KafkaError._NOENT}:  # no refusal: some partition has no leader
+                    reason = self._connection.redact(error.args[0].str())
+                    raise unreachable(self._connection, doing, reason=reason) from error
                 if error.args[0].code() != KafkaError.OFFSET_OUT_OF_RANGE:
-                    raise self._translated(error, f"old records of {place.topic} are deleted") from error
+                    raise self._translated(error, doing) from error
                 beyond.append(wanted[place.topic, place.partition])
         return beyond
 

@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from streams.checkpoint.savepoint import SavedSub, SavedTask, Savepoint
-from streams.core.errors import StateMismatch
+from streams.core.entries import Entries
+from streams.core.errors import OperatorError, StateMismatch, StreamsError
 from streams.core.keys import partitions as hashed
 from streams.core.operator import Operator
 from streams.core.schema import StreamType, nearest
 from streams.core.time import NEVER
 from streams.core.topology import SubTopology, Topology
 from streams.runtime.position import Channel, InputPosition, TaskPosition
+
+_KEY = 80  # characters of a key that are shown
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,26 @@ class Move:
     def short(self) -> str:
         """The store's name within the operator."""
         return self.store.rpartition("/")[2]
+
+    def migrated(self, key: bytes, value: bytes) -> bytes | None:
+        """The entry's value as the program keeps it; None drops it.
+
+        OperatorError if the function raises or gives no bytes, StateMismatch if what it gives does not fit; both say
+        which entry it was.
+        """
+        id, fix = self.store.rpartition("/")[0], "mend the function and run the restore again: it begins anew"
+        where = f"store {self.store!r}, key {_short(self.operator.entries(self.short, self.types), key)}"
+        try:
+            made: object = self.operator.migrated(self.short, key, value, self.before, self.types)
+        except StateMismatch as error:
+            raise StateMismatch(error.what, where=error.where or where, fix=error.fix or fix) from error
+        except Exception as error:
+            cause = error.what if isinstance(error, StreamsError) else f"{type(error).__name__}: {error}"
+            raise OperatorError(f"migrate of operator {id!r} failed: {cause}", where=where, fix=fix) from error
+        if made is None or isinstance(made, bytes):
+            return made
+        what = f"migrate of operator {id!r} gives {type(made).__name__}, not bytes or None"  # a user's function
+        raise OperatorError(what, where=where, fix=fix)
 
     def place(self, partition: int, keys: Sequence[bytes]) -> list[int | None]:
         """The new partition of each entry of an old task; None for those of the task as a whole.
@@ -172,6 +195,15 @@ def _changed_type(
         fix="go back to the old type, give the operator "
         f"migrate = {{{name.rpartition('/')[2]!r}: function}} (not for another key), or begin it empty: --drop {name}",
     )
+
+
+def _short(entries: Entries, key: bytes) -> str:
+    """The key as `streams state` shows it, cut; as bytes if it was kept by a program that keeps its keys otherwise."""
+    try:
+        text = entries.key(key)
+    except Exception:
+        text = repr(key)
+    return text if len(text) <= _KEY else text[:_KEY] + "..."
 
 
 # ---- positions

@@ -24,10 +24,12 @@ from streams.runtime.report import (
 )
 from streams.runtime.task import State, Task
 from streams.runtime.tools import Tools
+from streams.runtime.waiting import many_wait
 
 _LAST = 50  # commits, dead letters and aborts that are remembered
 _CAUSE = 300  # characters of a cause that are shown
 _MOMENTS = 6  # rates are over the last five seconds
+_MANY = 10  # times `waiting_rows`: so many rows that wait are told of
 _SURE = 2**60  # a watermark beyond is one of NEVER and FOREVER
 
 
@@ -195,6 +197,10 @@ class Reporter:
                 _set(m.overlay_bytes, report.overlay_bytes, shown, report.task)
             if report.watermark_delay is not None:
                 _set(m.watermark_delay, report.watermark_delay, shown, report.task)
+            if task.release.merging:
+                _set(m.waiting_rows, report.waiting_rows, shown, report.task)
+                if report.waiting_rows >= _MANY * self._tools.settings.waiting_rows:
+                    self.once(f"waiting {report.task}", many_wait(task, report.waiting_rows, self._tools.plan.topology))
             for item in report.inputs if reader is not None else ():
                 _set(m.lag, item.lag, shown, item.topic, str(item.partition))
         for gauge, labels in self._shown - shown:  # of tasks that another worker has now: it tells of them

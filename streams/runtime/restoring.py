@@ -291,7 +291,7 @@ class Restoring:
                     for partition, key, value in zip(placed, change.keys, change.values, strict=True):
                         kept = value
                         if move.migrate and value is not None:
-                            kept = move.operator.migrated(move.short, key, value, move.before, move.types)
+                            kept = move.migrated(key, value)
                         if kept is None:
                             continue
                         if partition is None:

@@ -1,5 +1,7 @@
 """Programs that are wrong fail when they are built, and say what to do."""
 
+from typing import ClassVar
+
 import polars as pl
 import pytest
 
@@ -7,6 +9,7 @@ from operators import Filter, KeyBy, Select, WithColumns
 from streams import App, EventTime, Schema, col, connect
 from streams.core.errors import BuildError, DuplicateId, TopicMismatch, UnknownColumn, WrongType
 from streams.core.operator import Operator
+from streams.core.store import StoreSpec
 from streams.core.time import duration, text
 from streams.core.topology import TaskId
 
@@ -31,12 +34,19 @@ class Merge(Operator):
         return batch
 
 
+class Migrates(Merge):
+    ports = 1
+    stores = (StoreSpec("values"),)
+    migrate: ClassVar = {"valeus": lambda old: old}
+
+
 @pytest.mark.parametrize(
     ("build", "error", "says"),
     [
         (lambda a, s: s | Filter(col("amuont") > 1), UnknownColumn, "did you mean 'amount'"),
         (lambda a, s: s | Filter(col("amount")), WrongType, ""),
         (lambda a, s: s | Filter(col("amount") + "x" == 1), WrongType, ""),
+        (lambda a, s: s | Migrates(), BuildError, "does not have; did you mean 'values'?"),
         (lambda a, s: s | KeyBy("crad"), UnknownColumn, "did you mean 'card'"),
         (lambda a, s: s | app_and_source()[0].sink("x", key="nope"), UnknownColumn, "no column 'nope'"),
         (lambda a, s: (s | Filter(True).named("f")) | Filter(True).named("f"), DuplicateId, "'f'"),

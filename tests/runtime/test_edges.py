@@ -7,7 +7,8 @@ import polars as pl
 from operators import Select, Window, WithColumns, agg, tumbling
 from streams import App, EventTime, Schema, col
 from streams.codec.blocks import ShuffleBlock, encode_block
-from streams.runtime.edges import _BLOCK_BYTES, _pieces
+from streams.core.batch import Batch
+from streams.runtime.edges import _BLOCK_BYTES, SinkEdge, _pieces
 
 
 class Tx(Schema):
@@ -61,3 +62,19 @@ def test_results_that_look_alike_are_a_letter_each():
     with app.test() as t:
         t.send("tx", [Tx("a", 0), Tx("b", 1), Tx("c", 2), Tx("d", 120_000)])
         assert len(t.dead_letters()) == 3
+
+
+def test_a_timestamp_lies_no_further_ahead_than_the_topic_takes():
+    app = App("ahead")
+    app.source("tx", Tx, start="earliest") | Select("card") | app.sink("out")
+    node = next(n for n in app.topology().graph.nodes.values() if n.sink is not None)
+    hour, now, found = 3_600_000, 1_700_000_000_000, []
+    times = [now - hour, now, now + hour - 60_000, now + hour, now + 24 * hour]
+    batch = Batch(pl.DataFrame({"card": ["c"] * 5, "$time": times}))
+    for ahead in (-1, hour, 30_000):
+        SinkEdge(node, 0, 1, 1_000, ahead).write(batch, found.append, lambda *letter: None, now)
+    assert [list(produced.timestamps) for produced in found] == [
+        times,
+        [*times[:3], now + hour - 60_000, now + hour - 60_000],
+        [now - hour, now, now, now, now],
+    ]

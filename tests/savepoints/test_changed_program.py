@@ -1,5 +1,6 @@
 """A savepoint is restored into changed code: what is carried over, said, migrated, or refused."""
 
+import re
 from collections import Counter
 from typing import ClassVar
 
@@ -7,7 +8,7 @@ import pytest
 
 from operators import Filter, KeyBy, Keyed, Running, Select, Value, Window, agg, tumbling
 from streams import App, EventTime, Schema, col
-from streams.core.errors import StateMismatch
+from streams.core.errors import OperatorError, StateMismatch
 from tests.savepoints.support import Risk, Tx, Watch, check_equal, program
 
 
@@ -143,6 +144,43 @@ def test_a_migration_that_gives_what_does_not_fit_is_refused_and_may_be_mended(s
         saved.restore("first", "old", counting("new", wrong()))
     saved.restore("first", "old", counting("new", Migrating()))
     go_on(saved, counting("new", Migrating()), "old", "new")
+
+
+def test_a_migration_that_raises_names_the_entry_and_may_be_mended(saved):
+    """Keys of a store that hold no value of that name make a usual mistake."""
+    wrong = type("Wrong", (Amounts,), {"migrate": {"values": lambda old: {"n": old["nope"]}}})
+    with pytest.raises(OperatorError) as raised:
+        saved.restore("first", "old", counting("new", wrong()))
+    assert re.fullmatch(
+        r"""migrate of operator 'count' failed: KeyError: 'nope'
+  where: store 'count/values', key c\d+
+  fix:   mend the function and run the restore again: it begins anew""",
+        str(raised.value),
+    )
+    assert isinstance(raised.value.__cause__, KeyError)
+    saved.restore("first", "old", counting("new", Migrating()))
+    go_on(saved, counting("new", Migrating()), "old", "new")
+
+
+def test_a_migration_that_gives_no_dictionary_names_the_entry(saved):
+    wrong = type("Wrong", (Amounts,), {"migrate": {"values": lambda old: [old["n"]]}})
+    with pytest.raises(StateMismatch, match=r"gives list, not a dictionary(.|\n)*where: store 'count/values', key c"):
+        saved.restore("first", "old", counting("new", wrong()))
+
+
+def test_a_migration_that_gives_no_bytes_names_the_entry(site):
+    old, new = App("old"), App("new")
+    wrong = type("Wrong", (Running,), {"migrate": {"running": lambda row: "text"}})
+    for app, running, more in ((old, Running, [agg.sum("amount").alias("s")]), (new, wrong, [])):
+        tx = app.source("tx", Tx, key="card", disorder="30s", start="earliest", idle="1h")
+        tx | running([agg.count().alias("n"), *more]).named("sums") | app.sink(f"{app.name}.sums")
+    site.send()
+    site.run(old)
+    site.create("first", old)
+    with pytest.raises(
+        OperatorError, match=r"'sums' gives str, not bytes or None\n  where: store 'sums/running', key c"
+    ):
+        site.restore("first", "old", new)
 
 
 class Fewer(Running):

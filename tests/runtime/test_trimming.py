@@ -1,0 +1,67 @@
+"""What is told when old records cannot be deleted: a refusal once, an outage never."""
+
+from types import SimpleNamespace
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+
+from streams.core.errors import LogError, LogUnreachable
+from streams.core.record import TopicPartition
+from streams.log.kafka_admin import KafkaAdmin
+from streams.log.kafka_settings import Connection
+from streams.runtime.trimming import Trimming
+
+PLACE = TopicPartition("a-changelog", 0)
+
+
+def told(error):
+    """What a person is told in a minute in which each deletion fails so."""
+
+    def trim(before):
+        raise error
+
+    log, said = SimpleNamespace(settled_after=0, trim=trim), []
+    task = SimpleNamespace(
+        id=SimpleNamespace(number=0),
+        partitions=[],
+        inputs=[],
+        changelog_partition=PLACE,
+        unneeded=lambda floor: (PLACE, 5),
+    )
+    trimming = Trimming(log, lambda about, text: said.append(text))
+    for second in range(0, 60, 20):
+        trimming.look(float(second), [task], {}, lambda task: None)
+    return said
+
+
+def test_an_outage_is_not_told_as_a_refusal():
+    assert told(LogUnreachable("Kafka does not answer")) == []
+    assert all("cannot be deleted: Kafka denies us this" in text for text in told(LogError("Kafka denies us this")))
+    assert told(LogError("Kafka denies us this"))
+
+
+@pytest.mark.parametrize(
+    ("code", "unreachable"),
+    [
+        (KafkaError.LEADER_NOT_AVAILABLE, True),
+        (KafkaError.NOT_LEADER_FOR_PARTITION, True),
+        (KafkaError._TIMED_OUT, True),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, False),
+        (KafkaError.POLICY_VIOLATION, False),
+    ],
+)
+def test_a_partition_without_a_leader_is_an_outage(monkeypatch, code, unreachable):
+    admin = KafkaAdmin(Connection("nobody:1"))
+
+    def failing(places, **more):
+        return dict.fromkeys(places)
+
+    def fail(answer):
+        raise KafkaException(KafkaError(code))
+
+    monkeypatch.setattr(KafkaAdmin, "_client", SimpleNamespace(delete_records=failing, poll=lambda seconds: 0))
+    monkeypatch.setattr(admin, "_answer", fail)
+    with pytest.raises(LogError) as raised:
+        admin.trim({PLACE: 3})
+    assert isinstance(raised.value, LogUnreachable) == unreachable
+    admin.close()
