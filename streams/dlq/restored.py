@@ -67,7 +67,8 @@ def restore_copy(
                         replay.add(value or b"", offset + 1)
                     replay.flush()
                 if replay.first:
-                    check_whole(str(task), replay.first, TaskPosition.decode(store.mark.position).tail.base)
+                    position = TaskPosition.decode(store.mark.position)
+                    check_whole(str(task), replay.first, position.tail.base, bool(position.location))
             if store.mark.sequence == found and 0 < found < wanted:
                 raise NotThatHistory(f"the changelog does not lead from commit {found} to the lease's, {wanted}")
             if found and store.mark.sequence == wanted and known not in ("", mark_of(store.mark.position)):

@@ -269,8 +269,8 @@ def _replay(
             elif monotonic() - moved > _STUCK:
                 raise LogError(f"the changelog cannot be read on at {at} of {end}", where=str(changelog))
         if replay.first:
-            tail = TaskPosition.decode(made.store.mark.position).tail
-            protocol.check_whole(task, replay.first, tail.base)
+            position = TaskPosition.decode(made.store.mark.position)
+            protocol.check_whole(task, replay.first, position.tail.base, bool(position.location))
         made.last_sequence = made.store.mark.sequence
     finally:
         reader.close()

@@ -15,7 +15,7 @@ from streams.core.record import TopicPartition
 from streams.core.topology import TaskId
 from streams.log.base import Committed
 from streams.protocol import Lease
-from streams.runtime.position import TaskPosition, mark_of
+from streams.runtime.position import TaskPosition, goes_on, mark_of
 from streams.runtime.progress import Progress
 from streams.runtime.tools import Tools
 from streams.state.base import StateStore
@@ -166,12 +166,7 @@ class Recovery:
     def _replay(self, offset: int, end: int, topic_id: str) -> Iterator[None]:
         assert self.store is not None
         reader = self._tools.log.reader()
-        before = mark_of(self.store.mark.position)
-
-        def follows(position: bytes) -> bool:
-            return TaskPosition.decode(position).before in ("", before)
-
-        replay = Replay(self.store, topic_id, trimmed=True, follows=follows if before else None)
+        replay = Replay(self.store, topic_id, trimmed=True, follows=goes_on(self.store.mark.position))
         try:
             reader.assign({self._changelog: offset})
             moved, position, read = self._tools.clock.monotonic(), -1, 0

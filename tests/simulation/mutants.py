@@ -164,7 +164,7 @@ def _no_marks():
     def same(position):
         return "same" if position else ""
 
-    return [patch(f"streams.runtime.{module}.mark_of", same) for module in ("task", "recovery")]
+    return [patch(f"streams.runtime.{module}.mark_of", same) for module in ("task", "recovery", "position")]
 
 
 # ---- time
