@@ -15,6 +15,7 @@ of what is committed sees it:
 Tasks that stay should pause no longer than with nothing going on. The feed and the reader share the machine.
 """
 
+import os
 import tempfile
 import time
 from contextlib import ExitStack
@@ -46,8 +47,7 @@ class Bench:
         self.feed = Feed(self._settings, self.app, keys)
         stack.callback(self.feed.close)
         self.feed.fill()
-        self.worker("0")
-        self.feed.await_topic(f"{self.app}-out")
+        self.feed.await_topic(f"{self.app}-out", self.worker("0"))
         self._watch = Watch(self._settings, self.app)
         stack.callback(self._watch.close)
         self._watch.until(keys, 600)
@@ -138,7 +138,8 @@ def main(keys: int, rounds: int, cases: str, log: str, brokers: str | None) -> N
             if case in wanted:
                 with ExitStack() as stack:
                     place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                    options = ["--checkpoints", str(place), "--snapshot-interval", "5s"] if case == "snapshots" else []
+                    options = ["--checkpoints", str(place)] if case == "snapshots" else []
+                    os.environ["STREAMS_SNAPSHOT_INTERVAL"] = "5s"
                     bench = Bench(stack, at, case, keys, options)
                     if case == "snapshots":
                         await_snapshots(place)

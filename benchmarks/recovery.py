@@ -83,12 +83,14 @@ class Feed:
             self._write(np.arange(start, min(start + 50_000, self._keys)))
             self._writer.commit({}, {})
 
-    def await_topic(self, name: str) -> None:
+    def await_topic(self, name: str, worker: "Worker") -> None:
         """The worker makes the topic of its outputs."""
         deadline = time.monotonic() + 60
         while not self._log.topics([name]):
+            if worker.process.poll() is not None:
+                raise SystemExit(f"the worker has ended:\n{worker.said()}")
             if time.monotonic() > deadline:
-                raise SystemExit(f"no topic {name} within 60 s: the worker did not start")
+                raise SystemExit(f"no topic {name} within 60 s: the worker did not start:\n{worker.said()}")
             time.sleep(0.1)
 
     def start(self) -> None:
@@ -206,6 +208,10 @@ class Worker:
                 self._command, cwd=self.directory, env=self._environment, stdout=out, stderr=out
             )
 
+    def said(self) -> str:
+        """The end of its log."""
+        return (self.directory / f"worker-{self._slot}.log").read_text()[-2000:]
+
     def kill(self, lose: bool) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -241,7 +247,7 @@ def measure(case: str, brokers: str, keys: int, rounds: int) -> list[float]:
         workers = [Worker(directory, app, slot, options) for slot in (("0", "1") if case == "other" else ("0",))]
         for worker in workers:
             stack.callback(worker.close)
-        feed.await_topic(f"{app}-out")
+        feed.await_topic(f"{app}-out", workers[0])
         watch = Watch(settings, app)
         stack.callback(watch.close)
         watch.until(count, 600)

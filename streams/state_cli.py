@@ -246,8 +246,8 @@ class Looking:
 
     def _from_log(self) -> Iterator[Opened]:
         from streams.app import open_log
-        from streams.runtime.offline import replayed
         from streams.runtime.plan import prepare
+        from streams.runtime.replayed import replayed
 
         log = open_log(self.settings, make=False)
         try:

@@ -147,7 +147,7 @@ def rehearse(
             local = _local(view, plan, task_id, state_dir)
             where = home / f"{sub.index}-{task_id.partition}"
             location = _location(settings) if local is None else None
-            sequence = restore_copy(view, plan, task_id, where, open_state, local=local, location=location, note=note)
+            sequence = restore_copy(view, plan, task_id, where, local=local, location=location, note=note)
         task = Task(task_id, Lease("debug", True, plan.fingerprint, sequence), tools, captured.append)
         try:
             for _ in task.open({}):

@@ -22,6 +22,8 @@ from streams.state.base import StateStore
 from streams.state.changelog import NotThatHistory, Replay, decode
 
 _SNAPSHOTS = 4  # how many are tried whose stores turn out to be damaged when they are opened
+STEP = 0.01  # seconds about which a step takes: other tasks work between two
+_WAIT = 0.002  # seconds for blocks that are on their way
 _NO_PROGRESS = 60.0  # seconds without anything to replay, far above the timeout of a transaction
 
 
@@ -171,11 +173,15 @@ class Recovery:
             reader.assign({self._changelog: offset})
             moved, position, read = self._tools.clock.monotonic(), -1, 0
             progress = Progress("replaying the changelog", lambda t: self._say(t, logging.INFO), self._tools.clock)
+            resumed = self._tools.clock.monotonic()
             while self.store.mark.sequence < self._lease.sequence or not self._lease.sequence:
-                for records in reader.poll(5000, 0.02):
+                for records in reader.poll(5000, _WAIT):
                     for value, at in zip(records.values(), records.offsets(), strict=True):
                         replay.add(value or b"", at + 1)
                         read += len(value or b"")
+                        if self._tools.clock.monotonic() - resumed > STEP:
+                            yield
+                            resumed = self._tools.clock.monotonic()
                     self.entries += len(records)
                 replay.flush()
                 # Not before the end that was seen after the lease was taken: the marker of the last transaction may be
@@ -193,6 +199,7 @@ class Recovery:
                         fix="see whether the brokers have a transaction that hangs there, or are not reachable",
                     )
                 yield
+                resumed = self._tools.clock.monotonic()
             replay.flush()
             if replay.first:
                 made = TaskPosition.decode(self.store.mark.position)

@@ -28,7 +28,7 @@ from streams.core.topology import Input
 from streams.log.base import Committed, Group, Log, LogWriter
 from streams.protocol import RESTORING, Lease
 from streams.runtime.fit import Begin, Fit, Positions, fit, named_whole, waiting_of
-from streams.runtime.leases import take_all
+from streams.runtime.leases import Taking
 from streams.runtime.notes import Note, to_logger
 from streams.runtime.plan import Plan
 from streams.runtime.position import TaskPosition
@@ -155,7 +155,7 @@ class Restoring:
                     fix="stop it (SIGTERM or Ctrl-C), then restore",
                 )
         check_fresh(self._log, plan)
-        taken = take_all(self._log, group, plan.app, RESTORING, plan.fingerprint, numbers, self._note)
+        taken = Taking(self._log, group, plan.app, RESTORING, plan.fingerprint, numbers, self._note).finish()
         if len(taken) < len(numbers):
             raise LogError(f"tasks of {plan.app!r} are being claimed by somebody else", fix="run it again")
         return self._log.writer(plan.app, RESTORING, group)

@@ -13,9 +13,10 @@ from streams.core.record import TopicPartition
 from streams.core.topology import TaskId
 from streams.log.base import Log
 from streams.protocol import Lease
-from streams.runtime.offline import LocalStore, copy_of, local_stores, replayed
+from streams.runtime.offline import LocalStore, copy_of, local_stores
 from streams.runtime.plan import Plan, internal_topics
 from streams.runtime.position import TaskPosition
+from streams.runtime.replayed import replayed
 from streams.state.base import StateStore
 
 _CHUNK = 4 << 20
@@ -140,9 +141,9 @@ class Verification:
         looked, found = f"{where}: lease and changelog at commit {sequence}", list[Finding]()
         try:
             with replayed(self._log, self._plan, task, self._location, least=sequence) as made:
-                if made.last_sequence != sequence:
+                if made.sequence != sequence:
                     what = f"its lease says commit {sequence}, the last block of its changelog is of commit "
-                    found.append(Finding(where, f"{what}{made.last_sequence}", _LOST))
+                    found.append(Finding(where, f"{what}{made.sequence}", _LOST))
                 found += self._positions(task, where, made.store)
                 for each in stores:
                     wrong, compared = self._store(task, each, made.store, sequence)

@@ -24,9 +24,10 @@ from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
 from streams.protocol import Lease
-from streams.runtime.leases import take_all
+from streams.runtime.leases import Taking
 from streams.runtime.plan import check_grown
 from streams.runtime.queries import Queries
+from streams.runtime.recovery import STEP
 from streams.runtime.reporter import Reporter
 from streams.runtime.silence import Silences
 from streams.runtime.task import State, Task
@@ -82,6 +83,7 @@ class Worker:
         self._writer: LogWriter | None = None
         self._reader: LogReader | None = None
         self._tasks: dict[int, Task] = {}
+        self._taking: Taking | None = None
         self._restoring: dict[int, Iterator[None]] = {}
         self._by_partition: dict[TopicPartition, Task] = {}
         self._appended: dict[str, int] = {}
@@ -134,7 +136,12 @@ class Worker:
     @property
     def busy(self) -> bool:
         """Something is being restored, was read in the last turn, or waits for the next commit."""
-        return bool(self._restoring) or self._was_busy or any(t.touched for t in self._running())
+        return (
+            bool(self._restoring)
+            or self._taking is not None
+            or self._was_busy
+            or any(t.touched for t in self._running())
+        )
 
     @property
     def complete(self) -> bool:
@@ -211,20 +218,36 @@ class Worker:
             failed, self._failed = self._failed, None
             raise failed
         self._check_writer()  # tasks may have been given back with a commit
-        new = sorted(given - set(self._tasks))
+        new = given - set(self._tasks)
+        if self._taking is not None and not self._taking.tasks <= new:
+            self._stop_taking()
         if new:
             self._take(new)
 
-    def _take(self, new: list[int]) -> None:
+    def _take(self, new: frozenset[int]) -> None:
+        """Take leases; where other tasks run, they go on meanwhile."""
         assert self._group is not None
         plan = self.plan
-        taken = take_all(self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note)
+        if self._taking is None:
+            self._taking = Taking(
+                self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note
+            )
+        if not self._tasks:
+            self._taking.finish()
+        elif not self._taking.step():
+            return
+        taken, self._taking = self._taking.leases, None
         wanted = [tp for n in taken for tp in self._inputs_of(n)]
         committed = self.log.committed(plan.app, wanted) if wanted else {}
         for number, lease in taken.items():
             task = Task(plan.tasks[number], lease, self.tools, self._append)
             self._tasks[number] = task
             self._restoring[number] = task.open(committed)
+
+    def _stop_taking(self) -> None:
+        if self._taking is not None:
+            self._taking.close()
+            self._taking = None
 
     def _inputs_of(self, number: int) -> list[TopicPartition]:
         id = self.plan.tasks[number]
@@ -233,6 +256,8 @@ class Worker:
 
     def _on_revoke(self, numbers: frozenset[int], lost: bool) -> None:
         """The group takes tasks away: commit and give the leases back, or drop all where they are lost already."""
+        if self._taking is not None and self._taking.tasks & numbers:
+            self._stop_taking()
         mine = [n for n in numbers if n in self._tasks]
         if not mine:
             return
@@ -251,8 +276,13 @@ class Worker:
     # ---- restoring and reading
 
     def _restore(self) -> None:
-        for number, steps in list(self._restoring.items()):
+        """A step of each task in turn, until the time of one is spent, if others run: those shall not wait long."""
+        began = self._clock.monotonic()
+        for number in list(self._restoring):
+            if self._by_partition and self._clock.monotonic() - began > STEP:
+                return
             task = self._tasks[number]
+            steps = self._restoring[number] = self._restoring.pop(number)  # it is the last one now
             try:
                 next(steps)
             except StopIteration:
@@ -291,7 +321,7 @@ class Worker:
         wait = 0.0 if touched or self.queries.waiting else self._wait
         if any(t.touched for t in self._running()):  # something waits for the commit
             wait = min(wait, max(0.001, self._until_commit()))
-        if self._restoring:  # a restore may wait itself, for a download or for its location
+        if self._restoring or self._taking is not None:  # a restore may wait itself, for a download or its location
             wait = min(wait, _RESTORING)
         for records in self._reader.poll(self.settings.poll_records, wait):
             task = self._by_partition[records.source]
@@ -474,6 +504,7 @@ class Worker:
         patience = self._group.patience if self._group is not None else float("inf")
         if hint := self._silences.hint(self._clock.monotonic(), patience, self.settings):
             self.tools.note(hint)
+        self._stop_taking()
         for number in list(self._tasks):
             self._drop(number)
         self._appended, self._committed = {}, {}
@@ -531,6 +562,7 @@ class Worker:
         assert self._group is not None
         self.queries.close("the worker is ending")
         self._pulse.beat("committing for the last time, and leaving")
+        self._stop_taking()
         try:
             outside = any(task.outside for task in self._running())
             if outside:
@@ -549,6 +581,7 @@ class Worker:
         self.queries.close("the worker has ended")
         if self._watchdog is not None:
             self._watchdog.close()
+        self._stop_taking()
         for number in list(self._tasks):
             self._drop(number)
         for thing in (self._writer, self._reader, self._snapshots):

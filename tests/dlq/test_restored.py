@@ -29,9 +29,7 @@ def entries(store):
 def test_behind_a_trimmed_changelog_the_state_is_that_of_snapshot_and_tail(shop, tmp_path):
     (task,) = shop.worker.plan.tasks
     location, where, said = Location(str(shop.location)), tmp_path / "copy", []
-    sequence = restore_copy(
-        ReadOnlyLog(shop.log), shop.worker.plan, task, where, open_store(1 << 20), location=location, note=said.append
-    )
+    sequence = restore_copy(ReadOnlyLog(shop.log), shop.worker.plan, task, where, location=location, note=said.append)
     running = next(iter(shop.worker._tasks.values()))
     assert sequence == running.lease.sequence
     copy = open_store(1 << 20)(where)
@@ -44,7 +42,5 @@ def test_without_the_location_it_is_refused_and_the_way_out_is_said(shop, tmp_pa
     (task,) = shop.worker.plan.tasks
     said = []
     with pytest.raises(StateMismatch, match="begins at commit"):
-        restore_copy(
-            ReadOnlyLog(shop.log), shop.worker.plan, task, tmp_path / "copy", open_store(1 << 20), note=said.append
-        )
+        restore_copy(ReadOnlyLog(shop.log), shop.worker.plan, task, tmp_path / "copy", note=said.append)
     assert any("name it here, too" in text for text in said)

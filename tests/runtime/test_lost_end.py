@@ -9,7 +9,7 @@ from streams.app import open_store
 from streams.checkpoint.location import Location
 from streams.dlq.restored import restore_copy
 from streams.log.embedded import EmbeddedLog
-from streams.runtime.offline import replayed
+from streams.runtime.replayed import replayed
 from streams.runtime.verify import Verification
 from tests.runtime.test_snapshots import CHANGELOG, Shop
 
@@ -109,9 +109,9 @@ def test_the_state_is_that_of_the_log(lost, tmp_path, same):
     lost.put_back("checkpoints")
     location = Location(str(lost.location))
     with replayed(lost.log, lost.worker.plan, task, location) as made:
-        assert made.last_sequence == sequence
+        assert made.sequence == sequence
         assert entries(made.store) == right
-    copied = restore_copy(lost.log, lost.worker.plan, task, tmp_path / "copy", open_store(1 << 20), location=location)
+    copied = restore_copy(lost.log, lost.worker.plan, task, tmp_path / "copy", location=location)
     assert copied == sequence
     copy = open_store(1 << 20)(tmp_path / "copy")
     assert entries(copy) == right

@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest.mock import patch
@@ -58,12 +59,12 @@ class _Inline:
     def __init__(self, workers: int) -> None:
         pass
 
-    def __enter__(self):
-        return self
+    def submit(self, call, *arguments) -> Future:
+        done = Future()
+        done.set_result(call(*arguments))
+        return done
 
-    map = staticmethod(map)
-
-    def __exit__(self, *error: object) -> None:
+    def shutdown(self, wait: bool) -> None:
         pass
 
 
