@@ -143,7 +143,8 @@ class Recovery:
         try:
             protocol.check_restored(str(self._id), self._lease.sequence, self._last_block, self.store.mark.sequence)
         except StateMismatch as error:
-            if found:
+            # Where the changelog went on from the store, it is the log that does not agree with itself.
+            if found and self.store.mark.sequence == found:
                 raise NotThatHistory(error.what, where=error.where, fix=error.fix) from error
             raise
         if found and known is not None and known.note not in ("", mark_of(self.store.mark.position)):

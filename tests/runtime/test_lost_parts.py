@@ -175,6 +175,22 @@ def test_local_state_is_not_dropped_for_a_lease_record_that_was_deleted(shop):
     assert sequence_on_disk(shop) == had > 0
 
 
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_lease_record_and_a_changelog_that_do_not_agree_are_told(shop, by):
+    """Brokers lose the ends of two topics at two places. No snapshot is to blame."""
+    shop.until_trimmed()
+    shop.send()
+    shop.worker.leave()
+    shop.worker.close()
+    lease = shop.log.leases("shop", [0])[0]
+    claim = shop.log.claim("shop", 0)
+    claim.write(lease.next(by))
+    claim.close()
+    with pytest.raises(StateMismatch, match=f"restored to commit {lease.sequence}, but its lease record says"):  # noqa: PT012
+        shop.start()
+        shop.until(lambda: shop.worker.complete)
+
+
 def test_a_quiet_task_commits_now_and_then(shop):
     """Brokers forget a position that nobody has committed for a week."""
     shop.send()
