@@ -22,6 +22,7 @@ from streams.state.base import StateStore
 from streams.state.changelog import NotThatHistory, Replay, decode
 
 _SNAPSHOTS = 4  # how many are tried whose stores turn out to be damaged when they are opened
+_LAST = 100  # how far from a changelog's end its last block is looked for at first
 _NO_PROGRESS = 60.0  # seconds without anything to replay, far above the timeout of a transaction
 
 
@@ -115,22 +116,32 @@ class Recovery:
 
     def _check_log(self, start: int) -> Iterator[None]:
         """Before a local store is dropped, which may be all that is left: StateMismatch if the log has evidently lost
-        what it would be made anew from, its changelog or the lease record."""
+        what it would be made anew from, its changelog or the lease record, or one of them does not fit the other."""
         end = self._tools.log.ends([self._changelog])[self._changelog]
         if self._lease.sequence and not end:
             protocol.check_restored(str(self._id), self._lease.sequence, None, 0)
-        if self._lease.sequence or end <= start:
-            return
-        reader = self._tools.log.reader()
-        try:  # what was never committed may lie there, too
-            reader.assign({self._changelog: start})
-            while reader.position(self._changelog) < end and not reader.caught_up(self._changelog):
-                for records in reader.poll(1, 0.02):
-                    found = decode(records.values()[0] or b"").sequence
-                    protocol.check_restored(str(self._id), 0, found, found)
-                yield
+        reader, back, found = self._tools.log.reader(), _LAST, None
+        try:
+            while found is None and start < end:  # what was never committed may lie there, too
+                at = max(start, end - back)
+                reader.assign({self._changelog: at})
+                moved, position = self._tools.clock.monotonic(), -1
+                while position < end:
+                    for records in reader.poll(1000, 0.02):
+                        found = decode(records.values()[-1] or b"").sequence
+                    now = self._tools.clock.monotonic()
+                    if reader.position(self._changelog) > position:
+                        moved, position = now, reader.position(self._changelog)
+                    elif now - moved > _NO_PROGRESS:
+                        raise self._stuck(position, end)
+                    yield
+                if at == start:
+                    break
+                back *= 10
         finally:
             reader.close()
+        if found is not None:
+            protocol.check_restored(str(self._id), self._lease.sequence, found, found)
 
     def _bring_forward(self, start: int, topic_id: str, known: Committed | None) -> Iterator[None]:
         """From where the store stands now to the lease's commit; NotThatHistory if that place is not in the log."""
@@ -188,11 +199,7 @@ class Recovery:
                 if at_last > position:
                     moved, position = now, at_last
                 elif now - moved > _NO_PROGRESS:
-                    raise LogError(
-                        f"task {self._id}: its changelog cannot be read on at {at_last} of {end}",
-                        where=f"topic {self._changelog.topic}, partition {self._changelog.partition}",
-                        fix="see whether the brokers have a transaction that hangs there, or are not reachable",
-                    )
+                    raise self._stuck(at_last, end)
                 yield
             replay.flush()
             if replay.first:
@@ -201,6 +208,13 @@ class Recovery:
             self._last_block = self.store.mark.sequence or None
         finally:
             reader.close()
+
+    def _stuck(self, at: int, end: int) -> LogError:
+        return LogError(
+            f"task {self._id}: its changelog cannot be read on at {at} of {end}",
+            where=f"topic {self._changelog.topic}, partition {self._changelog.partition}",
+            fix="see whether the brokers have a transaction that hangs there, or are not reachable",
+        )
 
     def _directory(self) -> Path:
         return self._tools.state_dir / f"{self._id.sub}-{self._id.partition}"
