@@ -9,7 +9,7 @@ name: what a sweep has decided to delete stays what it was, however long the swe
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -178,7 +178,8 @@ class History:
 
     The worker opened the task at commit `opened`, and stands at `mark` now; its own manifests since then bear `writer`.
     What else lies beyond `opened` is either of commits that the log has lost (brokers without power), or of a worker
-    that has taken the task over since; what is of another changelog topic, of one that was deleted.
+    that has taken the task over since; what is of another changelog topic, of one that was deleted, or of another
+    application of the same name, on another log.
 
     >>> history = History(Mark(7, "t", 70, b""), opened=5, writer="w")
     >>> history.has("t", 4, "x"), history.has("t", 6, "w"), history.has("t", 6, "x"), history.has("old", 4, "x")
@@ -193,15 +194,20 @@ class History:
         known = sequence <= self.opened or writer == self.writer
         return topic_id == self.mark.topic_id and sequence <= self.mark.sequence and known
 
-    def retained(self, manifests: Iterable[Manifest], keep: int) -> list[Manifest]:
+    def retained(
+        self, manifests: Iterable[Manifest], keep: int, settled: Callable[[Manifest], bool] = lambda manifest: True
+    ) -> list[Manifest]:
         """The manifests without a name that are kept: of this history the `keep` with the highest sequences, best
-        first.
+        first; and if none of them is `settled` (see `Log.settled_after`) those down to the first one that is: a power
+        failure may take the commits of all the others, while their deletion of older ones would last.
 
         By sequence and not by number: what a worker writes late, for a task that it has lost, has a lower sequence and
         must not push out the owner's.
         """
         mine = [m for m in manifests if not m.name and self.has(m.topic_id, m.sequence, m.writer)]
-        return sorted(mine, key=lambda m: (m.sequence, m.number), reverse=True)[:keep]
+        mine.sort(key=lambda m: (m.sequence, m.number), reverse=True)
+        first = next((index for index, manifest in enumerate(mine) if settled(manifest)), len(mine))
+        return mine[: max(keep, first + 1)]
 
 
 def tasks(location: Location, app: str) -> Sequence[str]:

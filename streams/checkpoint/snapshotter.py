@@ -63,7 +63,8 @@ class Outcome:
 
     `trim`: the offset before which the snapshots kept (savepoints apart) do not need the changelog; None while there
     are fewer than `keep`.
-    `foreign`: keys of manifests of another history (see `manifest.History`), which are left alone here.
+    `foreign`: keys of manifests of another history (see `manifest.History`), which are left alone here; `strange`: how
+    many there are of another changelog topic, which are left alone by everybody.
     `uploaded` and `size`: bytes sent, and of the whole snapshot; `seconds`: from the submit on.
     `swept`: what was deleted after it, None if no sweep was due, or it failed; then `sweep_error` says why.
     """
@@ -73,6 +74,7 @@ class Outcome:
     number: int | None
     trim: int | None = None
     foreign: tuple[str, ...] = ()
+    strange: int = 0
     error: StreamsError | None = None
     uploaded: int = 0
     files: int = 0
@@ -100,6 +102,7 @@ class _Run:
     written: set[str] = field(default_factory=set)
     offered: bool = False
     foreign: tuple[str, ...] = ()
+    strange: int = 0
     objects: list[Stored] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     done: int = 0
@@ -121,7 +124,9 @@ class Snapshotter:
     4. Write the manifest under the base's number + 1, if absent. Lost: from 2.
     5. The base must still be there, byte for byte; else delete what was written, and from 2. And all this must not have
        taken too long; else delete it and give up.
-    6. Delete the manifests that are neither savepoints nor among the `keep` best; never the one of the highest number.
+    6. Delete the manifests that are neither savepoints nor among the `keep` best, nor needed if brokers without power
+       lose the commits of those (`settled_after`: seconds after which they cannot, see `Log`); never the one of the
+       highest number.
     7. Now and then, sweep: delete those of the objects that were listed in 2. which no manifest names, and that were a
        day old when the base was written. Both times are the location's, so this machine's clock does not matter.
 
@@ -146,18 +151,20 @@ class Snapshotter:
         bytes_per_second: int = 0,
         clock: Clock | None = None,
         sweep_every: float = SWEEP,
+        settled_after: float = 0.0,
     ) -> None:
         if keep < 1:
             raise CheckpointError("at least one snapshot must be kept", fix="set it to 1 or more")
         place(app)
         self._location, self._app, self._keep, self._rate = location, app, keep, bytes_per_second
-        self._clock = clock or SystemClock()
+        self._clock, self._settled_after = clock or SystemClock(), settled_after
         self._writer = secrets.token_hex(8)
         self._sweeper = Sweeper(location, app, self._clock, sweep_every)
         self._jobs: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._runs: dict[str, _Run] = {}
         self._hashes: dict[str, dict[tuple[str, int, int, int], str]] = {}
+        self._seen: dict[str, dict[tuple[int, str], float]] = {}  # since when at least manifests have been there
         self._flusher = ThreadPoolExecutor(1, "flush")
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="snapshots", daemon=True)
@@ -237,7 +244,19 @@ class Snapshotter:
                 error = CheckpointError(f"a snapshot failed: {failed!r}", where=f"task {job.task}")
             shutil.rmtree(job.directory, ignore_errors=True)
             seconds = self._clock.monotonic() - run.started
-            made = Outcome(job.task, job.mark, number, trim, run.foreign, error, sent[0], run.files, run.total, seconds)
+            made = Outcome(
+                job.task,
+                job.mark,
+                number,
+                trim,
+                run.foreign,
+                run.strange,
+                error,
+                sent[0],
+                run.files,
+                run.total,
+                seconds,
+            )
             self._outcomes.put(self._swept(run, made))
 
     def _run(self, run: _Run, sent: list[int]) -> tuple[int, int | None]:
@@ -357,22 +376,29 @@ class Snapshotter:
         """Delete what is not kept; up to where the changelog is not needed by what is.
 
         Manifests of another history are left alone: whether the log has lost their commits, or another worker has made
-        them, is not known here. They count for nothing, or they would push out those that the log still has.
+        them, is not known here. They count for nothing, or they would push out those that the log still has. Those of
+        another changelog topic may be all that an application of the same name on another log has.
         """
         job = run.job
         history = History(job.mark, job.opened, self._signed(job))
         listed = list_manifests(self._location, self._app, job.task)
         usable = [each.manifest for each in listed if each.manifest is not None]
-        kept = history.retained(usable, self._keep)
+        now, before = self._clock.monotonic(), self._seen.get(job.task, {})
+        # By what was seen from here: clocks of machines differ.
+        seen = self._seen[job.task] = {(m.number, m.writer): before.get((m.number, m.writer), now) for m in usable}
+        kept = history.retained(usable, self._keep, lambda m: now - seen[m.number, m.writer] >= self._settled_after)
         stay = {m.number for m in kept} | {m.number for m in usable if m.name} | {listed[-1].number}
-        foreign = {m.number for m in usable if not history.has(m.topic_id, m.sequence, m.writer)} - stay
+        strange = {m.number for m in usable if m.topic_id != job.mark.topic_id} - stay
+        foreign = {m.number for m in usable if not history.has(m.topic_id, m.sequence, m.writer)} - stay - strange
+        stay |= strange
         # One that cannot be read may be of a newer program, so it stays until it is older than all that are kept.
         oldest = min((m.number for m in kept), default=0)
         gone = [e for e in listed if e.number not in stay | foreign and (e.manifest is not None or e.number < oldest)]
         self._location.delete([each.key for each in gone])
+        run.strange = len(strange)
         run.foreign = tuple(each.key for each in listed if each.number in foreign)
         # With fewer than `keep` there is nothing to fall back on but the changelog itself.
-        return min(m.offset for m in kept) if len(kept) == self._keep else None
+        return min(m.offset for m in kept) if len(kept) >= self._keep else None
 
     def _signed(self, job: Job) -> str:
         return f"{self._writer}{job.writer}"

@@ -24,6 +24,7 @@ from streams.state.changelog import NotThatHistory, Replay, decode
 _SNAPSHOTS = 4  # how many are tried whose stores turn out to be damaged when they are opened
 STEP = 0.01  # seconds about which a step takes: other tasks work between two
 _WAIT = 0.002  # seconds for blocks that are on their way
+_LAST = 100  # how far from a changelog's end its last block is looked for at first
 _NO_PROGRESS = 60.0  # seconds without anything to replay, far above the timeout of a transaction
 
 
@@ -117,22 +118,32 @@ class Recovery:
 
     def _check_log(self, start: int) -> Iterator[None]:
         """Before a local store is dropped, which may be all that is left: StateMismatch if the log has evidently lost
-        what it would be made anew from, its changelog or the lease record."""
+        what it would be made anew from, its changelog or the lease record, or one of them does not fit the other."""
         end = self._tools.log.ends([self._changelog])[self._changelog]
         if self._lease.sequence and not end:
             protocol.check_restored(str(self._id), self._lease.sequence, None, 0)
-        if self._lease.sequence or end <= start:
-            return
-        reader = self._tools.log.reader()
-        try:  # what was never committed may lie there, too
-            reader.assign({self._changelog: start})
-            while reader.position(self._changelog) < end and not reader.caught_up(self._changelog):
-                for records in reader.poll(1, 0.02):
-                    found = decode(records.values()[0] or b"").sequence
-                    protocol.check_restored(str(self._id), 0, found, found)
-                yield
+        reader, back, found = self._tools.log.reader(), _LAST, None
+        try:
+            while found is None and start < end:  # what was never committed may lie there, too
+                at = max(start, end - back)
+                reader.assign({self._changelog: at})
+                moved, position = self._tools.clock.monotonic(), -1
+                while position < end:
+                    for records in reader.poll(1000, 0.02):
+                        found = decode(records.values()[-1] or b"").sequence
+                    now = self._tools.clock.monotonic()
+                    if reader.position(self._changelog) > position:
+                        moved, position = now, reader.position(self._changelog)
+                    elif now - moved > _NO_PROGRESS:
+                        raise self._stuck(position, end)
+                    yield
+                if at == start:
+                    break
+                back *= 10
         finally:
             reader.close()
+        if found is not None:
+            protocol.check_restored(str(self._id), self._lease.sequence, found, found)
 
     def _bring_forward(self, start: int, topic_id: str, known: Committed | None) -> Iterator[None]:
         """From where the store stands now to the lease's commit; NotThatHistory if that place is not in the log."""
@@ -145,7 +156,8 @@ class Recovery:
         try:
             protocol.check_restored(str(self._id), self._lease.sequence, self._last_block, self.store.mark.sequence)
         except StateMismatch as error:
-            if found:
+            # Where the changelog went on from the store, it is the log that does not agree with itself.
+            if found and self.store.mark.sequence == found:
                 raise NotThatHistory(error.what, where=error.where, fix=error.fix) from error
             raise
         if found and known is not None and known.note not in ("", mark_of(self.store.mark.position)):
@@ -193,11 +205,7 @@ class Recovery:
                 if at_last > position:
                     moved, position = now, at_last
                 elif now - moved > _NO_PROGRESS:
-                    raise LogError(
-                        f"task {self._id}: its changelog cannot be read on at {at_last} of {end}",
-                        where=f"topic {self._changelog.topic}, partition {self._changelog.partition}",
-                        fix="see whether the brokers have a transaction that hangs there, or are not reachable",
-                    )
+                    raise self._stuck(at_last, end)
                 yield
                 resumed = self._tools.clock.monotonic()
             replay.flush()
@@ -207,6 +215,13 @@ class Recovery:
             self._last_block = self.store.mark.sequence or None
         finally:
             reader.close()
+
+    def _stuck(self, at: int, end: int) -> LogError:
+        return LogError(
+            f"task {self._id}: its changelog cannot be read on at {at} of {end}",
+            where=f"topic {self._changelog.topic}, partition {self._changelog.partition}",
+            fix="see whether the brokers have a transaction that hangs there, or are not reachable",
+        )
 
     def _directory(self) -> Path:
         return self._tools.state_dir / f"{self._id.sub}-{self._id.partition}"

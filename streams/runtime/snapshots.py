@@ -76,12 +76,15 @@ class Snapshots:
         interval: float,
         keep: int,
         bytes_per_second: int = 0,
+        settled_after: float = 0.0,
     ) -> None:
         self._identity = Identity(location, app, kept)
         self._asked = clock.monotonic()
         self._location, self._app, self._fingerprint = location, app, fingerprint
         self._scratch, self._clock, self._note, self._interval = scratch, clock, note, interval
-        self._snapshotter = Snapshotter(location, app, keep=keep, bytes_per_second=bytes_per_second, clock=clock)
+        self._snapshotter = Snapshotter(
+            location, app, keep=keep, bytes_per_second=bytes_per_second, clock=clock, settled_after=settled_after
+        )
         self._looked = -_LOOK
         self._openings: dict[str, _Opening] = {}
         self._under_way: dict[str, _Opening] = {}  # of which opening the job is that was submitted
@@ -91,6 +94,7 @@ class Snapshots:
         self._doubted: dict[str, set[tuple[int, str]]] = {}
         self._again: dict[str, frozenset[str]] = {}
         self._told = ""
+        self._told_strange = False
         shutil.rmtree(scratch, ignore_errors=True)  # copies that a killed worker has left
         if not self._identity.confirmed:
             why = self._told = self._identity.error.what if self._identity.error is not None else "it is slow"
@@ -163,7 +167,7 @@ class Snapshots:
 
     def _delete_foreign(self, name: str, opening: "_Opening") -> None:
         """We have committed under our lease since these manifests were seen, so nobody has held the task meanwhile, and
-        they cannot be of another worker: the log has lost their commits, or their changelog topic was deleted."""
+        they cannot be of another worker of this log: it has lost their commits."""
         self._note(
             f"task {name}: {counted(len(opening.foreign), 'snapshot')} of commits that the log does not have deleted"
         )
@@ -223,6 +227,13 @@ class Snapshots:
                 logging.INFO,
                 task=task,
             )
+            if outcome.strange and not self._told_strange:
+                self._told_strange = True
+                self._note(
+                    f"task {task}: {counted(outcome.strange, 'snapshot')} of another changelog topic kept beside its "
+                    "own: if an application of the same name on another log uses this checkpoint location, give it one "
+                    "of its own; if they were left by a reset, they only take space"
+                )
             opening = self._under_way.get(task)
             if opening is not None and opening is self._openings.get(task):  # else it was closed meanwhile
                 opening.done, opening.verified = outcome.mark.sequence, True

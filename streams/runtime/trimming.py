@@ -15,10 +15,11 @@ _SOON = 1.0  # seconds, while there is nothing
 
 @dataclass(frozen=True)
 class _Unneeded:
-    """What was not needed any more at a time: of each partition the records before an offset; of each task's changelog,
-    too."""
+    """What `tasks` did not need any more at a time: of each partition the records before an offset; of each task's
+    changelog, too."""
 
     at: float
+    tasks: Sequence[Task]
     before: Mapping[TopicPartition, int]
     changelogs: Mapping[int, int]
 
@@ -58,7 +59,8 @@ class Trimming:
         }
         before.update(changelogs.values())
         if before:
-            self._waiting.append(_Unneeded(now, before, {number: offset for number, (_, offset) in changelogs.items()}))
+            offsets = {number: offset for number, (_, offset) in changelogs.items()}
+            self._waiting.append(_Unneeded(now, tasks, before, offsets))
         self._next = now + (_EVERY if self._waiting else _SOON)
         settled: _Unneeded | None = None
         while self._waiting and now - self._waiting[0].at >= self._log.settled_after:
@@ -67,6 +69,8 @@ class Trimming:
             self._delete(settled, tasks)
 
     def _delete(self, settled: _Unneeded, tasks: Sequence[Task]) -> None:
+        # One that was away meanwhile may have come back to an earlier commit.
+        tasks = [task for task in tasks if any(task is before for before in settled.tasks)]
         mine = {place for task in tasks for place in (*task.partitions, task.changelog_partition)}
         try:
             self._log.trim({place: offset for place, offset in settled.before.items() if place in mine})

@@ -75,11 +75,51 @@ def test_snapshots_of_a_lost_history_do_not_push_out_those_that_the_log_has(shop
     assert shop.counts() == shop.expected()
 
 
+def test_snapshots_whose_commits_may_still_be_lost_push_out_none_that_the_log_has(shop, monkeypatch):
+    """All that are kept are younger than what a power failure takes, and the changelog is trimmed: older ones stay."""
+    monkeypatch.setattr(EmbeddedLog, "settled_after", 120.0)
+    shop.until_trimmed()
+    close(shop)
+    saved = shutil.copytree(shop.directory / "log", shop.directory / "saved")
+    sent, begun = shop.sent, shop.clock.monotonic()
+    reopen(shop)
+    snapshots(shop, 3)  # two are kept
+    assert shop.clock.monotonic() - begun < 120.0
+    trimmed = shop.log.starts([CHANGELOG])
+    close(shop)
+    shutil.rmtree(shop.directory / "log")
+    shutil.copytree(saved, shop.directory / "log")
+    shop.sent = sent
+    shop.log = EmbeddedLog(shop.directory / "log")
+    shop.log.trim(trimmed)  # a deletion lasts
+    shop.log.close()
+    reopen(shop)
+    shop.send()
+    assert shop.counts() == shop.expected()
+
+
 def test_a_deletion_waits_until_its_reason_is_on_the_brokers_disks(shop, monkeypatch):
     monkeypatch.setattr(EmbeddedLog, "settled_after", 300.0)
     begun = shop.clock.monotonic()
     shop.until_trimmed()
     assert shop.clock.monotonic() - begun >= 300.0
+
+
+def test_an_application_of_the_same_name_on_another_log_deletes_none_of_our_snapshots(shop, tmp_path):
+    """Somebody tries a program out with the settings of production, but for the brokers."""
+    shop.until_trimmed()
+    other = Shop(tmp_path / "other")
+    other.location = shop.location
+    other.start()
+    snapshots(other, 4)
+    other.worker.close()
+    other.feeder.close()
+    other.log.close()
+    shop.lose_the_machine()
+    shop.start()
+    shop.send()
+    assert shop.counts() == shop.expected()
+    assert any("of another changelog topic kept" in note for note in other.notes), other.notes
 
 
 @pytest.mark.parametrize("other", ["", "elsewhere"])
@@ -133,6 +173,24 @@ def test_local_state_is_not_dropped_for_a_lease_record_that_was_deleted(shop):
     assert "the lease topic or the changelog was deleted" in error.value.fix
     shop.worker.close()
     assert sequence_on_disk(shop) == had > 0
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+def test_a_lease_record_and_a_changelog_that_do_not_agree_are_told(shop, by):
+    """Brokers lose the ends of two topics at two places. No snapshot is to blame."""
+    shop.until_trimmed()
+    shop.send()
+    shop.worker.leave()
+    shop.worker.close()
+    lease = shop.log.leases("shop", [0])[0]
+    claim = shop.log.claim("shop", 0)
+    claim.write(lease.next(by))
+    claim.close()
+    shop.notes.clear()
+    with pytest.raises(StateMismatch, match=f"restored to commit {lease.sequence}, but its lease record says"):  # noqa: PT012
+        shop.start()
+        shop.until(lambda: shop.worker.complete)
+    assert not any("made anew" in note for note in shop.notes), shop.notes  # local state is kept
 
 
 def test_a_quiet_task_commits_now_and_then(shop):

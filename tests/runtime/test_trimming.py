@@ -34,6 +34,32 @@ def told(error):
     return said
 
 
+def test_what_was_seen_of_a_task_that_was_away_since_counts_for_nothing():
+    """Another worker had it, and brokers lost the log's end: it needs again what it did not need before."""
+    deleted = []
+    log = SimpleNamespace(settled_after=120.0, trim=deleted.append)
+
+    def opened():
+        return SimpleNamespace(
+            id=SimpleNamespace(number=0),
+            partitions=[],
+            inputs=[],
+            changelog_partition=PLACE,
+            unneeded=lambda floor: (PLACE, floor) if floor else None,
+            trimmed=lambda offset: None,
+        )
+
+    trimming = Trimming(log, lambda about, text: None)
+    before, after = opened(), opened()
+    for second in range(0, 60, 20):
+        trimming.look(float(second), [before], {}, lambda task: 100)
+    trimming.look(90.0, [], {}, lambda task: None)
+    for second in range(120, 320, 20):
+        trimming.look(float(second), [after], {}, lambda task: 70)
+    assert {PLACE: 70} in deleted
+    assert {PLACE: 100} not in deleted
+
+
 def test_an_outage_is_not_told_as_a_refusal():
     assert told(LogUnreachable("Kafka does not answer")) == []
     assert all("cannot be deleted: Kafka denies us this" in text for text in told(LogError("Kafka denies us this")))
