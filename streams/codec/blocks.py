@@ -71,13 +71,11 @@ def to_ipc(frame: pl.DataFrame) -> bytes:
     return out.getvalue()
 
 
-def _shares(dtype: pl.DataType) -> bool:
+def _shares(dtype: object) -> bool:
     """Whether it is a list that has texts or bytes at its bottom."""
     if not isinstance(dtype, pl.List):
         return False
-    while isinstance(dtype, pl.List):
-        dtype = dtype.inner  # type: ignore[assignment]
-    return dtype in (pl.String, pl.Binary)
+    return dtype.inner in (pl.String, pl.Binary) or _shares(dtype.inner)
 
 
 def _copied(column: pl.Series) -> pl.Series:
