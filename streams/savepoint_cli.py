@@ -62,7 +62,7 @@ def create_command(
     from streams.runtime.savepoint import create
 
     app, settings = find(program), load(options, file=file)
-    location = _location(settings)
+    location = _location(settings, make=True)
     log = open_log(settings, make=False)
     try:
         if lease_topic(app.name) not in log.topics([lease_topic(app.name)]):
@@ -218,14 +218,14 @@ def _counts(given: tuple[str, ...]) -> dict[str, int]:
     return out
 
 
-def _location(settings: Settings) -> "Location":
+def _location(settings: Settings, *, make: bool = False) -> "Location":
     from streams.checkpoint.location import Location
 
     if not settings.checkpoints:
         raise SettingsError(
             "no checkpoint location is set: savepoints lie there", fix="give --checkpoints, or set `checkpoints`"
         )
-    return Location(settings.checkpoints, settings.checkpoint_options)
+    return Location(settings.checkpoints, settings.checkpoint_options, make=make)
 
 
 def _load(location: "Location", app: str, name: str) -> "Savepoint":

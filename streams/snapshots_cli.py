@@ -27,7 +27,7 @@ def snapshots() -> None:
     """Look at the snapshots of PROGRAM in the checkpoint location; delete what none of them needs.
 
     They only need the location, not the log, and disturb no worker. `streams verify` reads snapshots and tells what is
-    damaged; `streams reset --snapshots` deletes all of them.
+    damaged; `streams reset --snapshots` deletes all of them (savepoints stay).
 
     \b
     streams snapshots list fraud.pipeline:app --checkpoints s3://bucket/snapshots

@@ -301,12 +301,12 @@ def _tell_missing(look: Look) -> None:
 
 
 def location_of(settings: Settings) -> "Location | None":
-    """The checkpoint location, if the settings name one."""
+    """The checkpoint location, if the settings name one; of those who only look, so none is made."""
     if not settings.checkpoints:
         return None
     from streams.checkpoint.location import Location
 
-    return Location(settings.checkpoints, settings.checkpoint_options)
+    return Location(settings.checkpoints, settings.checkpoint_options, make=False)
 
 
 def _spec(name: str) -> Any:

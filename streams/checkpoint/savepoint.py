@@ -209,6 +209,7 @@ def delete(location: Location, app: str, name: str) -> bool:
     location.delete([key])
     data = location.objects(data_place(app, name))
     location.delete([o.key for o in data])
+    location.delete([key])  # of one that was finished meanwhile: without its data it is none
     return there or bool(data)
 
 
@@ -228,12 +229,23 @@ class Writing:
         return Stored(key, len(data), sha256(data).hexdigest())
 
     def finish(self, savepoint: Savepoint) -> None:
-        """Write the savepoint itself, if there is none of this name; then delete what killed attempts have left."""
+        """Write the savepoint itself, if there is none of this name; then delete what killed attempts have left.
+
+        CheckpointError, and nothing is left, if somebody has deleted the name meanwhile, and with it what was written.
+        """
         if not self._location.create(savepoint_key(self._app, self._name), encode(savepoint)):
             raise exists(self._location, self._app, self._name)
         prefix = data_place(self._app, self._name)
-        left = [o.key for o in self._location.objects(prefix) if not o.key.startswith(f"{prefix}/{self._attempt}/")]
-        self._location.delete(left)
+        there = [o.key for o in self._location.objects(prefix)]
+        ours = [key for key in there if key.startswith(f"{prefix}/{self._attempt}/")]
+        if len(ours) < self._count:
+            self._location.delete([savepoint_key(self._app, self._name), *ours])
+            raise CheckpointError(
+                f"the savepoint {self._name!r} of {self._app!r} was deleted while it was being made",
+                where=self._location.url,
+                fix="take it again, when nobody deletes it",
+            )
+        self._location.delete([key for key in there if key not in ours])
 
 
 def exists(location: Location, app: str, name: str) -> CheckpointError:

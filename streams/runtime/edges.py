@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from streams.codec.blocks import ShuffleBlock, encode_block
@@ -150,12 +151,7 @@ def _pieces(frame: pl.DataFrame | None) -> list[pl.DataFrame | None]:
         return [frame]
     sizes = np.full(frame.height, 16 * frame.width, np.int64)
     for column in frame:
-        if column.dtype == pl.String:
-            sizes += column.str.len_bytes().fill_null(0).to_numpy()
-        elif column.dtype == pl.Binary:
-            sizes += column.bin.size().fill_null(0).to_numpy()
-        else:
-            sizes += int(column.estimated_size()) // frame.height
+        sizes += _sizes(column)
     ends, pieces, start = np.cumsum(sizes), list[pl.DataFrame | None](), 0
     while start < frame.height:
         before = int(ends[start - 1]) if start else 0
@@ -163,3 +159,19 @@ def _pieces(frame: pl.DataFrame | None) -> list[pl.DataFrame | None]:
         pieces.append(frame.slice(start, stop - start))
         start = stop
     return pieces
+
+
+def _sizes(column: pl.Series) -> npt.NDArray[np.int64]:
+    """About how many bytes each value takes: one list may be as large as all others together."""
+    if column.dtype == pl.String:
+        return column.str.len_bytes().fill_null(0).cast(pl.Int64).to_numpy()
+    if column.dtype == pl.Binary:
+        return column.bin.size().fill_null(0).cast(pl.Int64).to_numpy()
+    if column.dtype != pl.List:
+        return np.full(len(column), int(column.estimated_size()) // max(1, len(column)), np.int64)
+    lengths = column.list.len().fill_null(0).cast(pl.Int64).to_numpy()
+    full, sizes = lengths > 0, 16 * lengths
+    if full.any():
+        ends = np.cumsum(lengths[full])
+        sizes[full] += np.add.reduceat(_sizes(column.filter(pl.Series(full)).explode()), ends - lengths[full])
+    return sizes

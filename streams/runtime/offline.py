@@ -1,7 +1,7 @@
 """State as it lies on disk, opened to look at: nothing of it is changed.
 
 A store on disk is looked at in a copy: tables, which RocksDB never changes, are hard links; its log and its manifest,
-which it writes at every open, are copied. The store's lock is held meanwhile, so no worker can open it.
+which it writes at every open, are copied. The store's lock is held while that is done.
 """
 
 import fcntl
@@ -82,24 +82,29 @@ def _in_use(directory: Path) -> StateInUse:
 
 @contextmanager
 def copy_of(directory: Path) -> Iterator[RocksStore]:
-    """A copy of a store that nobody has open; the store itself stays as it is, byte for byte."""
-    with locked(directory):
-        try:
-            scratch = Path(tempfile.mkdtemp(prefix=".looked-at-", dir=directory.parent))
-        except OSError:  # not ours to write to: copied to elsewhere, tables too
-            scratch = Path(tempfile.mkdtemp(prefix="streams-state-"))
-        copy = scratch / directory.name
-        try:
+    """A copy of a store that nobody has open; the store itself stays as it is, byte for byte.
+
+    Its lock is held while it is copied, and no longer: a worker that is given the task meanwhile would end.
+    """
+    scratch: Path | None = None
+    try:
+        with locked(directory):
+            try:
+                scratch = Path(tempfile.mkdtemp(prefix=".looked-at-", dir=directory.parent))
+            except OSError:  # not ours to write to: copied to elsewhere, tables too
+                scratch = Path(tempfile.mkdtemp(prefix="streams-state-"))
+            copy = scratch / directory.name
             copy_files(directory, copy)
-            try:
-                store = RocksStore(copy, cache_bytes=_CACHE)
-            except StateCorrupt as error:
-                raise StateCorrupt(error.what, where=str(directory), fix=error.fix) from error
-            try:
-                yield store
-            finally:
-                store.close()
+        try:
+            store = RocksStore(copy, cache_bytes=_CACHE)
+        except StateCorrupt as error:
+            raise StateCorrupt(error.what, where=str(directory), fix=error.fix) from error
+        try:
+            yield store
         finally:
+            store.close()
+    finally:
+        if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -134,9 +134,10 @@ def check_grown(plan: Plan, log: Log) -> None:
     for name, info in log.topics(sources).items():
         before = plan.topics[name].partitions
         if info.partitions != before:
+            rest = "what lies in the new ones is not read" if info.partitions > before else "it was made anew"
             raise TopicMismatch(
                 f"source topic {name!r} has {info.partitions} partitions now, and had {before} when this worker "
-                "started: what lies in the new ones is not read",
+                f"started: {rest}",
                 where=f"application {plan.app!r}",
                 fix=_changed(plan.app),
             )

@@ -31,7 +31,7 @@ class Remains:
     stores: list[LocalStore] = field(default_factory=list)
     """On this machine."""
     snapshots: list[tuple[str, int]] = field(default_factory=list)
-    """Objects in the checkpoint location: key and bytes."""
+    """Objects in the checkpoint location but savepoints: key and bytes."""
 
     def __bool__(self) -> bool:
         return bool(self.leases or self.positions or self.topics or self.stores or self.snapshots)
@@ -54,7 +54,11 @@ def remains(plan: Plan, log: Log, state_dir: Path, location: Location | None) ->
         ]
         made.positions = sum(found is not None for found in log.committed(plan.app, inputs).values())
     if location is not None:
-        made.snapshots = [(each.key, each.size) for each in location.objects(place(plan.app))]
+        kept = (
+            f"{place(plan.app)}/savepoints/"  # they are for what comes after a reset, and have a command of their own
+        )
+        found = location.objects(place(plan.app))
+        made.snapshots = [(each.key, each.size) for each in found if not each.key.startswith(kept)]
     return made
 
 
@@ -94,7 +98,7 @@ def reset(
     3. Forget leases and positions.
     4. Delete the internal topics.
     5. Delete the stores on this machine.
-    6. Delete the snapshots, if a location is given.
+    6. Delete the snapshots, if a location is given; savepoints stay.
     """
     # 1. Nobody lives.
     await_the_end(log, plan.app, wait, say)

@@ -7,7 +7,6 @@ Everything abnormal has one answer: drop what is open, get a new writer, take ev
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from streams.core.clock import Clock, SystemClock
@@ -19,6 +18,7 @@ from streams.core.errors import (
     SinkError,
     SlotTaken,
     StateCorrupt,
+    TopicMismatch,
 )
 from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, Group, LogReader, LogWriter
@@ -188,14 +188,18 @@ class Worker:
             self._abort(type(error).__name__, error)  # a damaged store is made anew when its task is taken again
 
     def _look_at_topics(self) -> None:
-        """End with TopicMismatch where a source topic has been given more partitions. A log that does not answer is
-        found elsewhere."""
+        """End with TopicMismatch where a source topic has been given more partitions. What else is wrong with the log
+        is found elsewhere, where the worker begins anew: to look is no reason to end."""
         now = self._clock.monotonic()
         if now - self._topics_at < _TOPICS:
             return
         self._topics_at = now
-        with suppress(LogUnreachable):
+        try:
             check_grown(self.plan, self.log)
+        except TopicMismatch:
+            raise
+        except LogError:
+            return
 
     def _check_writer(self) -> None:
         """After each commit, before anything is appended to the next one.

@@ -2,7 +2,8 @@
 
 What makes a piece long is not what it finds but what it passes over: RocksDB steps over deleted entries (a closed
 window leaves as many as it had keys) in one call, which can take a second. So a cursor gives up after some thousands of
-them, and does not say where it stood. The gap is then crossed in stretches of the keys' range, each short enough:
+them, and does not say where it stood; and between two entries, each of which may lie behind that many, it looks at the
+clock. The gap is then crossed in stretches of the keys' range, each short enough:
 
 1. A stretch has an end: its start, read as a number, plus a width. At first it goes to the end of all.
 2. A cursor over it that gives up: the next attempt is a sixteenth as wide, from the last entry that was seen.
@@ -25,8 +26,13 @@ class Cursor(Protocol):
         """It has given up among deleted entries, and does not know where."""
         ...
 
+    @property
+    def rests(self) -> bool:
+        """The last `read` ended before its time: there is more where it stands."""
+        ...
+
     def read(self, most: int) -> list[tuple[bytes, bytes | None]]:
-        """The next entries; fewer than `most` at the end, or where it is tired."""
+        """The next entries; fewer than `most` at the end, or where it is tired or rests."""
         ...
 
 
@@ -65,7 +71,7 @@ class Look:
             self._at = entries[-1][0] + b"\0"
         if self._cursor.tired:
             self._narrow()
-        elif len(entries) < most:
+        elif len(entries) < most and not self._cursor.rests:
             if self._bound == self._stop:
                 self.ended = True
             else:

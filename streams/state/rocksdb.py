@@ -19,6 +19,7 @@ process. Traps of rocksdict that shape this module, all measured; tests/state/te
   into a shard of the cache and are read anew for each key (12 us instead of 3).
 """
 
+import math
 import os
 import shutil
 import time
@@ -61,6 +62,7 @@ _META, _MAP, _RECORD = "meta", "map:", b"mark"
 _MB = 1 << 20
 _STALL_SECONDS = 60.0
 _SKIPPED = 5000  # deleted entries that a look steps over at a time: about 2 ms
+_READING = 0.001  # seconds after which a look's cursor rests, be there as many entries as are wanted or not
 
 
 class _Meta(msgspec.Struct, array_like=True):
@@ -129,19 +131,22 @@ def _no_slowdown() -> WriteOptions:
 class _Cursor:
     """A place in a column family. The only holder of a RocksDB iterator, so that closing the store can drop it."""
 
-    tired = False
+    tired = rests = False
 
-    def __init__(self, directory: Path, iterator: Any, options: ReadOptions, start: bytes) -> None:
-        self._directory, self._iterator = directory, iterator
+    def __init__(
+        self, directory: Path, iterator: Any, options: ReadOptions, start: bytes, seconds: float = math.inf
+    ) -> None:
+        self._directory, self._iterator, self._seconds = directory, iterator, seconds
         self._options = options  # the iterator has a bare pointer to the bound in them
         self._start: bytes | None = start  # what it sees is settled already; the way there can take time
 
     def read(self, most: int) -> list[tuple[bytes, bytes | None]]:
-        """The next entries; fewer than `most` at the end, or where it is `tired`."""
+        """The next entries; fewer than `most` at the end, or where it is `tired` or `rests`."""
         iterator = self._iterator
         if iterator is None:
             raise StateError("the store was closed while a scan of it ran", where=str(self._directory))
         entries: list[tuple[bytes, bytes | None]] = []
+        until, self.rests = time.monotonic() + self._seconds, False
         try:
             if self._start is not None:
                 start, self._start = self._start, None
@@ -149,6 +154,9 @@ class _Cursor:
             while len(entries) < most and iterator.valid():
                 entries.append((iterator.key(), iterator.value()))
                 iterator.next()
+                if time.monotonic() > until:
+                    self.rests = iterator.valid()
+                    break
             if len(entries) < most:
                 iterator.status()
         except Exception as error:
@@ -346,12 +354,14 @@ class RocksStore(StateStore):
             raise named(error, self._directory, "reading") from error
 
     def cursor(self, name: str, start: bytes, stop: bytes | None, skipped: int = 0) -> _Cursor:
-        """A cursor over what is on disk now. It steps over at most so many deleted entries at once (0: over all)."""
+        """A cursor over what is on disk now. It steps over at most so many deleted entries at once, and rests after a
+        millisecond (0: over all, and does not rest)."""
         options = ReadOptions()
         options.set_max_skippable_internal_keys(skipped)
         if stop is not None:
             options.set_iterate_upper_bound(stop)
-        cursor = _Cursor(self._directory, self._family(_MAP + name).iter(options), options, start)
+        seconds = _READING if skipped else math.inf
+        cursor = _Cursor(self._directory, self._family(_MAP + name).iter(options), options, start, seconds)
         self._cursors.add(cursor)
         return cursor
 

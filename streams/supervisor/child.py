@@ -19,6 +19,7 @@ from typing import IO, Any
 from streams.runtime.queries import MOST
 from streams.runtime.reporter import Status
 from streams.supervisor.parent import METRICS, VARIABLE, Answered, Dropped, Question
+from streams.web.health_many import QUESTION
 from streams.web.state import Answer, Asked, Refused, answer_of, timeout_of
 
 _KEPT = 12  # lines of what it said last, to show why it died
@@ -43,8 +44,10 @@ class Child:
         self._asking = threading.Lock()
         self._sending = threading.Lock()
         self._numbers = itertools.count()
-        self._questions: dict[int, queue.SimpleQueue[Answer]] = {}
+        self._questions: dict[int, queue.SimpleQueue[Answer | None]] = {}
         self._unanswered: set[int] = set()
+        self._unanswered_health: set[int] = set()  # apart: eight who wait for state must not make it seem dead
+        self._deaf = False
         self._asked = False
         self._connection, theirs = Pipe(duplex=True)
         self._started = time.monotonic()
@@ -121,24 +124,30 @@ class Child:
             return answer
 
     def state(self, asked: Asked) -> Answer:
-        """Its answer to a question about its state; 503 if none comes."""
-        silent = Refused(503, f"worker {self.slot} does not answer", where=f"slot {self.slot}", fix="ask again")
-        if len(self._unanswered) >= MOST:  # one that stands still is not asked again and again: its pipe has an end
-            return answer_of(silent)
+        """Its answer to a question about its state or health; 503 if none comes, or nobody waits for it any more."""
+        silent = answer_of(
+            Refused(503, f"worker {self.slot} does not answer", where=f"slot {self.slot}", fix="ask again")
+        )
+        unanswered = self._unanswered if asked.path != QUESTION else self._unanswered_health
+        if len(unanswered) >= MOST:  # one that stands still is not asked again and again: its pipe has an end
+            return silent
         number = next(self._numbers)
-        self._unanswered.add(number)
-        answers = self._questions[number] = queue.SimpleQueue[Answer]()
+        unanswered.add(number)
+        answers = self._questions[number] = queue.SimpleQueue[Answer | None]()
         try:
             self._send(Question(number, asked.path, dict(asked.parameters)))
             asked.when_gone(lambda: self._drop(number))
-            return answers.get(timeout=timeout_of(asked.parameters) + _BESIDE)
+            if self._deaf:  # it has ended meanwhile, and nobody hears it
+                return silent
+            return answers.get(timeout=timeout_of(asked.parameters) + _BESIDE) or silent
         except (OSError, ValueError, queue.Empty):
-            return answer_of(silent)
+            return silent
         finally:
             del self._questions[number]
 
     def _drop(self, number: int) -> None:
-        if number in self._questions:
+        if (waits := self._questions.get(number)) is not None:
+            waits.put(None)  # a process that ends waits for its threads
             with suppress(OSError, ValueError):
                 self._send(Dropped(number))
 
@@ -156,12 +165,16 @@ class Child:
                     self.status, self.joined = said, True
                 elif isinstance(said, Answered):
                     self._unanswered.discard(said.number)
+                    self._unanswered_health.discard(said.number)
                     if (waits := self._questions.get(said.number)) is not None:
                         waits.put(said.answer)
                 else:
                     self._answers.put(said)
         except (EOFError, OSError):
             pass
+        self._deaf = True
+        for waits in list(self._questions.values()):
+            waits.put(None)
 
     def _read(self, pipe: IO[bytes]) -> None:
         with pipe:

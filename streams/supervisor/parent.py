@@ -74,11 +74,15 @@ class Parent:
 
     def _run(self) -> None:
         told: object = None
+        due = time.monotonic() + _EVERY
         try:
             while True:
-                if self._connection.poll(_EVERY):
+                if self._connection.poll(max(0.0, due - time.monotonic())):
                     self._hear(self._connection.recv())
-                elif self._worker is not None and (status := snapshot(self._worker.status)) != told:
+                if time.monotonic() < due:
+                    continue
+                due = time.monotonic() + _EVERY
+                if self._worker is not None and (status := snapshot(self._worker.status)) != told:
                     self._send(status)
                     told = status
         except (EOFError, OSError):
@@ -90,9 +94,14 @@ class Parent:
         elif isinstance(said, Question):
             asked = self._asked[said.number] = Asked(said.path, said.parameters)
             # A thread each: it blocks, and status and metrics must not wait for it. `StateAnswers` bounds how many.
-            threading.Thread(target=self._answer, args=(said.number, asked), name="state", daemon=True).start()
-        elif isinstance(said, Dropped) and said.number in self._asked:
-            self._asked[said.number].give_up()
+            thread = threading.Thread(target=self._answer, args=(said.number, asked), name="state", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no more threads: this one must live, or nobody would see the supervisor end
+                del self._asked[said.number]
+                self._send(Answered(said.number, answer_of(Refused(503, f"no answer now: {error}", fix="ask again"))))
+        elif isinstance(said, Dropped) and (dropped := self._asked.get(said.number)) is not None:
+            dropped.give_up()
 
     def _answer(self, number: int, asked: Asked) -> None:
         if self._state is None:

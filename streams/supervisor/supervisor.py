@@ -107,7 +107,11 @@ class Supervisor:
         child = member.child
         if child is None:
             if time.monotonic() >= member.due and not self._stopping.is_set():
-                member.child = Child(member.slot, member.command, self._environment)
+                try:
+                    member.child = Child(member.slot, member.command, self._environment)
+                except OSError as error:  # no memory, no process: this machine is short of something for a while
+                    self._not_started(member, error)
+                    return
                 member.lives += 1
                 again = " again" if member.started_again else ""
                 _log.info("worker %s: started%s as process %d", member.slot, again, member.child.pid)
@@ -128,6 +132,17 @@ class Supervisor:
                 fix="mend the cause; nothing is lost, the next start goes on where the last commit stood",
             )
         _log.warning("worker %s %s after %s; starting it again in %.1f s", member.slot, child.why(), span(lived), wait)
+        member.due = time.monotonic() + wait
+
+    def _not_started(self, member: Member, error: OSError) -> None:
+        wait = member.restarts.died(0.0)
+        if wait is None:
+            raise StreamsError(
+                f"worker {member.slot!r} cannot be started: {error}",
+                where=f"{member.restarts.row} times in a row",
+                fix="see what this machine lacks: memory, processes (ulimit -u), open files (ulimit -n)",
+            ) from None
+        _log.warning("worker %s cannot be started: %s; trying again in %.1f s", member.slot, error, wait)
         member.due = time.monotonic() + wait
 
     def _buried(self, member: Member, child: Child) -> None:

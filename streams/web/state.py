@@ -324,7 +324,7 @@ def timeout_of(given: Parameters) -> float:
 
 def limit_of(given: Parameters) -> int:
     text = given.get("limit", str(LIMIT))
-    if not text.isdecimal() or not 1 <= int(text) <= LARGEST:
+    if not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= LARGEST:
         raise Refused(
             400, f"limit={text} is not valid", fix=f"a number from 1 to {LARGEST}; `next` of an answer leads on from it"
         )

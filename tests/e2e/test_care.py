@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, TopicSpec
 from streams.log.embedded import EmbeddedLog
 from streams.protocol import Lease
+from streams.runtime.offline import copy_of, local_stores
 from streams.settings import Settings
 from streams.state.base import Mark
 from streams.state.rocksdb import RocksStore
@@ -364,3 +367,44 @@ def test_snapshots_are_deleted_if_wanted(place):
     place.say("reset", PROGRAM, "--yes", "--wait", "0", "--snapshots", "--settings", settings)
     assert not [f for f in location.rglob("*") if f.is_file()]
     place.say("reset", PROGRAM, "--snapshots", code=2)
+
+
+def test_savepoints_outlive_a_reset(place):
+    location = place.path / "snapshots"
+    settings = ("--settings", str(snapshots_of(place, location)))
+    place.say("savepoint", "create", "one", PROGRAM, *settings)
+    saved = sorted(f for f in (location / "care" / "savepoints").rglob("*") if f.is_file())
+    place.say("reset", PROGRAM, "--yes", "--wait", "0", "--snapshots", *settings)
+    assert sorted(f for f in location.rglob("*") if f.is_file()) == saved
+    assert saved
+    done = CliRunner().invoke(
+        assembled(), ["savepoint", "restore", "one", PROGRAM, "--log-dir", str(place.path / "log"), *settings]
+    )
+    assert "begins with savepoint 'one'" in done.output, done.output
+
+
+def test_a_store_that_is_looked_at_may_be_opened_meanwhile(place):
+    """A worker that is given the task while `verify` replays its changelog would end, again and again."""
+    [store] = [s for s in local_stores(place.state, "care") if s.task == "0/0"]
+    opens = (
+        "import sys; from pathlib import Path; from streams.state.rocksdb import RocksStore\n"
+        "print(RocksStore(Path(sys.argv[1]), cache_bytes=1 << 20).mark.sequence)"
+    )
+    with copy_of(store.directory) as copy:
+        opened = subprocess.run([sys.executable, "-c", opens, store.directory], capture_output=True, text=True)
+        assert opened.stdout == f"{copy.mark.sequence}\n", opened.stderr
+
+
+def test_a_location_that_is_not_there_is_told_and_not_made(place):
+    wrong = place.path / "snapshost"
+    for words in (
+        ("verify", PROGRAM),
+        ("reset", PROGRAM, "--snapshots"),
+        ("state", "stats", PROGRAM, "--from-changelog"),
+    ):
+        assert "there is no such checkpoint location" in place.say(*words, "--checkpoints", str(wrong), code=1)
+    for words in (("list",), ("show", "one"), ("delete", "one")):
+        done = CliRunner().invoke(assembled(), ["savepoint", *words, "--app", "care", "--checkpoints", str(wrong)])
+        assert done.exit_code == 1
+        assert "there is no such checkpoint location" in done.output
+    assert not wrong.exists()

@@ -6,7 +6,7 @@ import polars as pl
 
 from operators import Select, Window, WithColumns, agg, tumbling
 from streams import App, EventTime, Schema, col
-from streams.codec.blocks import ShuffleBlock, encode_block
+from streams.codec.blocks import ShuffleBlock, decode_block, encode_block
 from streams.core.batch import Batch
 from streams.runtime.edges import _BLOCK_BYTES, SinkEdge, _pieces
 
@@ -30,6 +30,35 @@ def test_blocks_are_cut_by_bytes_however_uneven_the_rows_are():
     assert pl.concat(pieces).equals(whole)
     assert max(len(encode_block(ShuffleBlock(0, 0, False, piece))) for piece in pieces) < 1.2 * _BLOCK_BYTES
     assert len(pieces) < 20
+
+
+def test_lists_are_cut_by_their_own_size_not_by_the_average():
+    rng = random.Random(1)
+    texts = [[rng.randbytes(500_000).hex(), None] for _ in range(20)]
+    whole = frame(["x"] * 20_020).with_columns(pl.Series("words", [["a"]] * 10_000 + texts + [None, []] * 5_000))
+    numbers = [[rng.getrandbits(62) for _ in range(60_000)] for _ in range(20)]
+    whole = whole.with_columns(pl.Series("numbers", [[[1]]] * 10_000 + [[n] for n in numbers] + [None] * 10_000))
+    pieces = _pieces(whole)
+    assert pl.concat(pieces).equals(whole)
+    assert max(len(encode_block(ShuffleBlock(0, 0, False, piece))) for piece in pieces) < 1.2 * _BLOCK_BYTES
+
+
+def test_a_part_of_a_frame_takes_no_more_than_its_part():
+    """A block of one row had the texts in lists of all rows: 15 MB, of 20,000."""
+    rng = random.Random(1)
+    texts = [f"a longer word {rng.getrandbits(60)}" for _ in range(40_000)]
+    lists = [texts[i : i + 20] for i in range(0, 40_000, 20)] + [[], None, [None, "x"]]
+    whole = pl.DataFrame(
+        {
+            "texts": lists,
+            "bytes": [x and [t.encode() if t else t for t in x] for x in lists],
+            "nested": [x and [x, None] for x in lists],
+        }
+    )
+    for part in (whole[[5]], whole.slice(7, 1), whole[-4:], whole):
+        block = encode_block(ShuffleBlock(0, 0, False, part))
+        assert len(block) < 200 * part.height * 20 + 10_000
+        assert decode_block(block).frame.equals(part)
 
 
 def test_a_row_that_is_larger_than_a_block_has_one_of_its_own():

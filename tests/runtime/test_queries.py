@@ -265,6 +265,7 @@ def answer_standing(worker, path: str, **given: str) -> tuple[int, dict]:
         ("/api/state/get", {"store": "count"}, 400, "key= is missing"),
         ("/api/state/get", {"store": "count", "key": "c", "task": "9/9"}, 404, "no task '9/9'"),
         ("/api/state/scan", {"store": "count", "limit": "0"}, 400, "limit=0 is not valid"),
+        ("/api/state/scan", {"store": "count", "limit": "9" * 5000}, 400, "is not valid"),
         ("/api/state/scan", {"store": "count", "next": "x"}, 400, "next=x is not valid"),
         ("/api/state/scan", {"store": "count", "form": "x"}, 400, "did you mean 'from'"),
         ("/api/state/stats", {"timeout": "1h"}, 400, "timeout=1h is not valid"),

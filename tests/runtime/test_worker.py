@@ -4,7 +4,7 @@ import pytest
 
 from operators import Filter, KeyBy, Keyed, Value, Window, agg, tumbling, union
 from streams import App, EventTime, Schema, col, connect
-from streams.core.errors import StateMismatch
+from streams.core.errors import LogError, StateMismatch
 
 
 class Tx(Schema):
@@ -229,3 +229,18 @@ def test_while_rows_that_waited_go_on_other_tasks_go_on_too():
         t.send("third", [Tx("c", 1, 1)] * 100)
         assert next(out for out, cs in seen if cs == 100) < 900
         assert len(t.read("out")) == 999
+
+
+def test_a_look_at_topics_that_fails_does_not_end_the_worker(monkeypatch):
+    app, tx = program()
+    tx | Count() | app.sink("out")
+    with app.test() as t:
+        t.send("tx", [Tx("a", 0, 1)])
+
+        def fails(names):
+            raise LogError("Kafka failed while topic 'tx' is looked up (UNKNOWN_SERVER_ERROR)")
+
+        monkeypatch.setattr(t._worker.log, "topics", fails)
+        t._worker._topics_at = float("-inf")
+        t._worker.turn()
+        assert t._worker.status.aborts == 0

@@ -29,7 +29,7 @@ class Disk:
 
 
 class _Cursor:
-    tired = False
+    tired = rests = False
 
     def __init__(self, entries: list[tuple[bytes, bytes | None]]) -> None:
         self._entries = iter(entries)
