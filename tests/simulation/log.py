@@ -232,13 +232,19 @@ class Cluster:
         """Something that was on its way arrives: a late commit request, or a marker."""
         rng = self.world.rng
         if self.late and rng.random() < 0.5:
-            late = self.late.pop(rng.randrange(len(self.late)))
+            late = rng.choice(self.late)
             transaction = late.transaction
             if late.duplicate:  # a request that was sent again: it ends what the same producer has open now
                 now = self.open.get(transaction.slot)
-                if now is not None and now.epoch == transaction.epoch == self.epochs[transaction.slot]:
+                hits = now is not None and now.epoch == transaction.epoch == self.epochs[transaction.slot]
+                if not hits and rng.random() < 0.9:
+                    return  # where it can do no harm it mostly comes later
+                self.late.remove(late)
+                if hits:
                     self.end(now, commit=True)
-            elif transaction.state == "open" and self.epochs[transaction.slot] == transaction.epoch:
+                return
+            self.late.remove(late)
+            if transaction.state == "open" and self.epochs[transaction.slot] == transaction.epoch:
                 self.end(transaction, commit=True)
         else:
             waiting = [t for t in self.transactions if t.hidden and t.hidden_until <= self.world.time]
