@@ -56,13 +56,13 @@ class ReadOnlyLog(Log):
         real = [p for p in partitions if p.topic not in self._pretended]
         return {**dict.fromkeys(partitions, 0), **(of(real) if real else {})}
 
-    def writer(self, app: str, slot: str, group: Group | None = None) -> LogWriter:
+    def writer(self, app: str, slot: str) -> LogWriter:
         self._refuse("write to it")
 
     def group(self, app: str, slot: str, tasks: int) -> Group:
         self._refuse("join a group")
 
-    def claim(self, app: str, task: int, group: Group | None = None) -> Claim:
+    def claim(self, app: str, task: int) -> Claim:
         self._refuse("claim a task")
 
     def fence(self, app: str, slot: str) -> None:

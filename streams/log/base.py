@@ -207,7 +207,7 @@ class Log(ABC):
     def reader(self) -> LogReader: ...
 
     @abstractmethod
-    def writer(self, app: str, slot: str, group: "Group | None" = None) -> LogWriter:
+    def writer(self, app: str, slot: str) -> LogWriter:
         """The writer of a slot; fences earlier holders."""
 
     @abstractmethod
@@ -215,7 +215,7 @@ class Log(ABC):
         """Join the application's members under a slot."""
 
     @abstractmethod
-    def claim(self, app: str, task: int, group: Group | None = None) -> Claim:
+    def claim(self, app: str, task: int) -> Claim:
         """Begin to claim a task: fences other claimers of it."""
 
     @abstractmethod

@@ -115,13 +115,13 @@ class EmbeddedLog(Log):
     def sync_commits(self) -> None:
         self._file.sync_commits()
 
-    def writer(self, app: str, slot: str, group: Group | None = None) -> LogWriter:
+    def writer(self, app: str, slot: str) -> LogWriter:
         return EmbeddedWriter(self._file, app, slot, self._lines)
 
     def group(self, app: str, slot: str, tasks: int) -> Group:
         return EmbeddedGroup(self._file, app, slot, tasks, self._session, self._clock)
 
-    def claim(self, app: str, task: int, group: Group | None = None) -> Claim:
+    def claim(self, app: str, task: int) -> Claim:
         return EmbeddedClaim(self._file, app, task)
 
     def fence(self, app: str, slot: str) -> None:

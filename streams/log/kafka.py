@@ -2,8 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from streams.core.errors import LogError, SettingsError
 from streams.core.record import TopicPartition
@@ -67,15 +66,10 @@ class KafkaLog(Log):
     def reader(self) -> LogReader:
         return KafkaReader(self._connection, self._reached())
 
-    def writer(self, app: str, slot: str, group: Group | None = None) -> LogWriter:
+    def writer(self, app: str, slot: str) -> LogWriter:
         _check_slot(slot)
         admin = self._reached()
-
-        def ensure_tasks(count: int) -> None:
-            if group is None:
-                admin.ensure_tasks(app, count)  # a group has seen to it
-
-        return KafkaWriter(self._connection, admin, app, slot, self._members(app, group), ensure_tasks, self._patience)
+        return KafkaWriter(self._connection, admin, app, slot, self._outsider(app).metadata, self._patience)
 
     def group(self, app: str, slot: str, tasks: int) -> Group:
         _check_slot(slot)
@@ -84,9 +78,9 @@ class KafkaLog(Log):
         admin.ensure_tasks(app, tasks)
         return KafkaGroup(self._connection, admin, app, slot, tasks)
 
-    def claim(self, app: str, task: int, group: Group | None = None) -> Claim:
+    def claim(self, app: str, task: int) -> Claim:
         self._reached().ensure_tasks(app, task + 1)
-        return KafkaClaim(self._connection, app, task, self._members(app, group))
+        return KafkaClaim(self._connection, app, task, self._outsider(app).metadata)
 
     def fence(self, app: str, slot: str) -> None:
         self._reached()
@@ -135,10 +129,6 @@ class KafkaLog(Log):
     def _reached(self) -> KafkaAdmin:
         self._admin.reach()
         return self._admin
-
-    def _members(self, app: str, group: Group | None) -> Callable[[], Any]:
-        """Who speaks for the group in a transaction: the member, or without one an outsider."""
-        return group.metadata if isinstance(group, KafkaGroup) else lambda: self._outsider(app).metadata()
 
     def _outsider(self, app: str) -> KafkaOutsider:
         with self._lock:

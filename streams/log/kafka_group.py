@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError
 from confluent_kafka import TopicPartition as Place
@@ -86,10 +85,6 @@ class KafkaGroup(Group):
                 self._members = max(self._admin.members(self._app), 1)
             self._counted_at = time.monotonic()
         return self._members
-
-    def metadata(self) -> Any:
-        """Who we are and in which generation, for a transaction."""
-        return self._living().consumer_group_metadata()
 
     # ---- called while polling
 
@@ -183,23 +178,22 @@ class KafkaGroup(Group):
 
 
 class KafkaOutsider:
-    """Knows an application's committed offsets and can speak for its group in a transaction, but is no member.
+    """Knows an application's committed offsets and speaks for its group in transactions, but is no member.
 
-    Brokers take offsets in a transaction from an outsider whatever the group does; the leases decide all the same.
+    Brokers take offsets in a transaction from an outsider whatever the group does. From a member they refuse them while
+    the group is in the middle of a rebalance, so its other tasks would have to be taken anew; and they take them from
+    one that has lost its tasks without knowing. So it would be trouble and no protection: the leases decide.
     Shared by threads.
     """
 
     def __init__(self, connection: Connection, app: str) -> None:
         self._connection, self._app, self._notices, self._lock = connection, app, Notices(), threading.Lock()
         self._consumer = self._build()
-        self._metadata = self._consumer.consumer_group_metadata()
+        self.metadata = self._consumer.consumer_group_metadata()
+        """For a transaction: of no member and no generation."""
 
     def _build(self) -> Consumer:
         return self._connection.build(Consumer, self._notices, self._connection.outsider(self._app))
-
-    def metadata(self) -> Any:
-        """An outsider's, for a transaction."""
-        return self._metadata
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed | None]:
         """The committed offsets and their metadata, stable: while a transaction that touches one of them is open

@@ -190,11 +190,11 @@ class Transactions:
                 unreachable(self._connection, f"{left} records of {self._name} have not arrived", self.notices)
             )
 
-    def end(self, offsets: Sequence[Place], members: Callable[[], Any]) -> None:
+    def end(self, offsets: Sequence[Place], metadata: Any) -> None:
         """Commit the open transaction with these offsets.
 
         1. Flush.
-        2. Add the offsets, in the group's name as it is now.
+        2. Add the offsets, in the name of a group (`metadata`).
         3. EndTxn. No answer in time: ask for the commit again, never abort; give up at the deadline, in doubt.
         """
         producer, start = self.begin(), time.monotonic()
@@ -204,7 +204,7 @@ class Transactions:
         self.flush(deadline)
         # 2. Add the offsets.
         if offsets:
-            self._send(producer, list(offsets), members(), deadline)
+            self._send(producer, list(offsets), metadata, deadline)
         # 3. EndTxn.
         again = self._commit(producer, deadline)
         self.open = False
@@ -231,7 +231,7 @@ class Transactions:
 
     # ---- inside
 
-    def _send(self, producer: Producer, offsets: list[Place], members: Any, deadline: float) -> None:
+    def _send(self, producer: Producer, offsets: list[Place], metadata: Any, deadline: float) -> None:
         """Under a watchdog. After a failure, even one that is called retriable, a commit would succeed without the
         offsets: hence broken."""
         left = max(deadline - time.monotonic(), 0.1)
@@ -249,7 +249,8 @@ class Transactions:
             return time.monotonic() - asked > UNANSWERED and _answers(producer, topic)
 
         try:
-            self._helper.call(lambda: producer.send_offsets_to_transaction(offsets, members, left), left + MARGIN, lost)
+            send = producer.send_offsets_to_transaction
+            self._helper.call(lambda: send(offsets, metadata, left), left + MARGIN, lost)
         except TimeoutError:
             self._helper = None  # left behind
             raise self._set_broken(

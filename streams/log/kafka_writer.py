@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import repeat
 from operator import length_hint
 from typing import Any, cast
@@ -22,7 +22,6 @@ from streams.protocol import Lease
 MOST_METADATA = 4095  # bytes: brokers refuse more than 4096 with an offset, and confluent_kafka adds a zero byte
 NO_PARTITION = -1  # librdkafka's: choose by the key
 
-Members = Callable[[], Any]
 """The group's metadata as it is now: who we are, in which generation."""
 
 
@@ -47,12 +46,11 @@ class KafkaWriter(LogWriter):
         admin: KafkaAdmin,
         app: str,
         slot: str,
-        members: Members,
-        ensure_tasks: Callable[[int], None],
+        metadata: Any,
         patience: Patience | None = None,
     ) -> None:
         self._connection, self._admin, self._app = connection, admin, app
-        self._members, self._ensure_tasks = members, ensure_tasks
+        self._metadata = metadata
         name = f"the writer of slot {slot!r} of {app!r}"
         self._transactions = Transactions(connection, f"{app}-{slot}", name, patience)
         self._pending = 0
@@ -104,8 +102,8 @@ class KafkaWriter(LogWriter):
             self._transactions.serve()
             return
         if leases:
-            self._ensure_tasks(max(leases) + 1)
-        self._transactions.end(places, self._members)
+            self._admin.ensure_tasks(self._app, max(leases) + 1)
+        self._transactions.end(places, self._metadata)
         self._pending = 0
 
     def abort(self) -> None:
@@ -178,12 +176,12 @@ class KafkaWriter(LogWriter):
 class KafkaClaim(Claim):
     """A claimer of one task: a transactional producer with the id `<app>-claim-<task>`."""
 
-    def __init__(self, connection: Connection, app: str, task: int, members: Members) -> None:
-        self._app, self._task, self._members = app, task, members
+    def __init__(self, connection: Connection, app: str, task: int, metadata: Any) -> None:
+        self._app, self._task, self._metadata = app, task, metadata
         self._transactions = Transactions(connection, f"{app}-claim-{task}", f"the claim of task {task} of {app!r}")
 
     def write(self, lease: Lease) -> None:
-        self._transactions.end([lease_place(self._app, self._task, lease)], self._members)
+        self._transactions.end([lease_place(self._app, self._task, lease)], self._metadata)
 
     def close(self) -> None:
         self._transactions.abort()

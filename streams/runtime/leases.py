@@ -25,7 +25,7 @@ class Taking:
     def __init__(
         self, log: Log, group: Group, app: str, slot: str, fingerprint: str, tasks: Iterable[int], note: Note
     ) -> None:
-        self._log, self._group, self._app, self._note = log, group, app, note
+        self._log, self._app, self._note = log, app, note
         self.tasks = frozenset(tasks)
         self.leases: dict[int, Lease] = {}
         """Those that were taken."""
@@ -75,7 +75,7 @@ class Taking:
     def _open(self, tasks: list[int]) -> Generator[bool, None, None]:
         pool = ThreadPoolExecutor(min(8, len(tasks)))
         try:
-            self._opening = {t: pool.submit(self._log.claim, self._app, t, self._group) for t in tasks}
+            self._opening = {t: pool.submit(self._log.claim, self._app, t) for t in tasks}
         finally:
             pool.shutdown(wait=False)
         yield False

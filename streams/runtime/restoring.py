@@ -158,7 +158,7 @@ class Restoring:
         taken = Taking(self._log, group, plan.app, RESTORING, plan.fingerprint, numbers, self._note).finish()
         if len(taken) < len(numbers):
             raise LogError(f"tasks of {plan.app!r} are being claimed by somebody else", fix="run it again")
-        return self._log.writer(plan.app, RESTORING, group)
+        return self._log.writer(plan.app, RESTORING)
 
     def _revoked(self, numbers: frozenset[int], lost: bool) -> None:
         self._lost += sorted(numbers)

@@ -123,7 +123,7 @@ class Worker:
             self.log.sync_commits()
         self._group = self.log.group(self.plan.app, slot, len(self.plan.tasks))
         self._reader = self.log.reader()
-        self._writer = self.log.writer(self.plan.app, slot, self._group)
+        self._writer = self.log.writer(self.plan.app, slot)
         self._reporter.joined()
         if self._watchdog is not None:
             self._watchdog.started()
@@ -475,10 +475,9 @@ class Worker:
     def _fenced(self, error: Fenced) -> None:
         """Begin anew; raise SlotTaken where nothing but a second process in our slot explains the fences.
 
-        A worker that joins can fence us twice in a row, in good order: our commit in the middle of its joining is
-        refused (a stale generation), so the leases are dropped without being given back; whoever gets such a task from
-        the group fences us then. Leases that other slots hold show that it is this. They are read after the abort,
-        since a stable read would wait for our own open commit.
+        Others can fence us several times in a row, in good order: an abort drops leases without giving them back, and
+        whoever gets such a task from the group fences us then. Leases that other slots hold show that it is this. They
+        are read after the abort, since a stable read would wait for our own open commit.
         """
         now = self._clock.monotonic()
         self._fences = [at for at in self._fences if now - at < _FENCED_AGAIN] + [now]
@@ -540,7 +539,7 @@ class Worker:
         wait = 0.05
         while self._writer is None:
             try:
-                self._writer = self.log.writer(self.plan.app, self.settings.slot, self._group)
+                self._writer = self.log.writer(self.plan.app, self.settings.slot)
             except SlotTaken:
                 raise
             except LogError as error:

@@ -38,6 +38,9 @@ class NoLookups:
     def check(self, source: TopicPartition) -> None:
         pass
 
+    def ensure_tasks(self, app: str, count: int) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def shared():
@@ -57,7 +60,7 @@ def open_writer(cluster: MockCluster, timeouts: Timeouts = SHORT) -> KafkaWriter
     outsider = connection.build(Consumer, Notices(), {"group.id": "app"})
     metadata = outsider.consumer_group_metadata()
     outsider.close()
-    return KafkaWriter(connection, NoLookups(), "app", "w1", lambda: metadata, lambda count: None)
+    return KafkaWriter(connection, NoLookups(), "app", "w1", metadata)
 
 
 def append_and_commit(writer: KafkaWriter) -> None:

@@ -138,10 +138,33 @@ def test_a_commit_that_was_open_when_the_slot_was_fenced_is_gone_and_readers_go_
     assert log.leases(app, [0]) == {0: Lease("w1", True, "f", 1)}
 
 
+def test_commits_go_on_while_the_group_changes(log, app):
+    """Of the group's members brokers refuse commits in the middle of a rebalance."""
+    topic = new_topic(log, 1)
+    first, writer, number = joined(log, app, "w1", 4), log.writer(app, "w1"), 0
+    for _ in range(5):
+        second = log.group(app, "w2", 4)
+        mine: set[int] = set()
+        while not mine:  # with commits all the time, at whatever place the rebalance is
+            number += 1
+            writer.append(produced(topic, "a"))
+            writer.commit({TopicPartition(topic, 0): Committed(number, "")}, {0: Lease("w1", True, "f", number)})
+            first.poll(0.0, unused)
+            mine = set(second.poll(0.0, unused))
+        second.leave()
+        while len(first.poll(0.0, unused)) < 4:
+            number += 1
+            writer.append(produced(topic, "a"))
+            writer.commit({TopicPartition(topic, 0): Committed(number, "")}, {0: Lease("w1", True, "f", number)})
+    assert log.leases(app, [0]) == {0: Lease("w1", True, "f", number)}
+    writer.close()
+    first.leave()
+
+
 def test_how_long_a_commit_takes(log, app):
     topic, count = new_topic(log, 4), 100
     group = joined(log, app, "w1", 4)
-    writer, seconds = log.writer(app, "w1", group), []
+    writer, seconds = log.writer(app, "w1"), []
     for number in range(count):
         group.poll(0.0, unused)
         writer.append(Produced(topic, None, [b"%d" % key for key in range(100)], [b"v" * 100] * 100, 5))

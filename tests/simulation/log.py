@@ -488,7 +488,7 @@ class SimLog(Log):
     def reader(self) -> LogReader:
         return SimReader(self)
 
-    def writer(self, app: str, slot: str, group: Group | None = None) -> LogWriter:
+    def writer(self, app: str, slot: str) -> LogWriter:
         return SimWriter(self, f"{app}/{slot}")
 
     def group(self, app: str, slot: str, tasks: int) -> Group:
@@ -496,7 +496,7 @@ class SimLog(Log):
         self.cluster.tasks = tasks
         return SimGroup(self, slot)
 
-    def claim(self, app: str, task: int, group: Group | None = None) -> Claim:
+    def claim(self, app: str, task: int) -> Claim:
         return SimClaim(self, task)
 
     def fence(self, app: str, slot: str) -> None:
