@@ -24,6 +24,7 @@ from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
 from streams.protocol import Lease
+from streams.runtime.holding import Holding
 from streams.runtime.leases import Taking
 from streams.runtime.plan import check_grown
 from streams.runtime.queries import Queries
@@ -91,7 +92,7 @@ class Worker:
         self._last_commit = self._looked = self._gauged = self._ends_at = 0.0
         self._topics_at = self._clock.monotonic()
         self._fences: list[float] = []
-        self._paused: set[TopicPartition] = set()
+        self._holding = Holding(self.settings.waiting_rows)
         self._committed: dict[TopicPartition, Committed] = {}
         self._trimming = Trimming(tools.log, self._reporter.once)
         self._was_busy = False
@@ -312,7 +313,7 @@ class Worker:
         for task in self._running():
             assert self._reader is not None
             task.look_idle(self._reader.caught_up, now)
-            self._hold_back(task)
+            self._holding.look(task, self._reader)
 
     def _running(self) -> list[Task]:
         return [t for t in self._tasks.values() if t.state is State.RUNNING]
@@ -333,29 +334,8 @@ class Worker:
             touched[task.id.number] = task
         for task in touched.values():
             task.step()
-            self._hold_back(task)
+            self._holding.look(task, self._reader)
         return bool(touched)
-
-    def _hold_back(self, task: Task) -> None:
-        """Where inputs wait for each other: stop reading one that is far ahead, go on when it has been caught up.
-
-        Never the one that the others wait for: a shuffle's channels lie in one partition, so many rows of a channel may
-        wait for what another one has written behind them; and after a restart nothing goes on before each input has
-        come to where it was.
-        """
-        assert self._reader is not None
-        if not task.release.merging or len(task.inputs) < 2:
-            return
-        merged = task.release.merged()
-        for partition, item, rows in zip(task.partitions, task.inputs, task.release.rows(), strict=True):
-            mark = item.watermark
-            awaited = item.next < item.fresh or merged is None or (mark is not None and mark <= merged)
-            if rows > self.settings.waiting_rows and not awaited and partition not in self._paused:
-                self._reader.pause([partition])
-                self._paused.add(partition)
-            elif partition in self._paused and (awaited or rows < self.settings.waiting_rows // 2):
-                self._reader.resume([partition])
-                self._paused.discard(partition)
 
     # ---- committing
 
@@ -555,7 +535,7 @@ class Worker:
         mine = [tp for tp in task.partitions if self._by_partition.pop(tp, None) is not None]
         if mine and self._reader is not None:
             self._reader.unassign(mine)
-        self._paused.difference_update(mine)
+        self._holding.forget(mine)
         if self._snapshots is not None:
             self._snapshots.drop(task)
         task.close()
