@@ -112,10 +112,12 @@ class Snapshots:
         """Take what has become of snapshots, and go on with those that are due."""
         outcomes = self._snapshotter.poll()
         sequences = {str(t.id): t.lease.sequence for t in tasks} if outcomes else {}
+        damaged: dict[str, StateCorrupt] = {}
         for outcome in outcomes:
-            self._take(outcome, sequences, metrics)
-            if isinstance(outcome.error, StateCorrupt):
-                self._condemn(outcome.task.replace("-", "/"), outcome.error, tasks)
+            same = self._take(outcome, sequences, metrics)
+            if same and isinstance(outcome.error, StateCorrupt):
+                damaged[outcome.task.replace("-", "/")] = outcome.error
+        self._condemn(damaged, tasks)
         now = self._looked = self._clock.monotonic()
         if not self._known(tasks, now):
             return
@@ -159,11 +161,11 @@ class Snapshots:
             self._told = error.what
             self._note(f"still no answer from the checkpoint location, and snapshots wait: {error}")
 
-    def _condemn(self, name: str, error: StateCorrupt, tasks: Sequence[Task]) -> None:
-        """The copy is damaged, so its store is, too: it is made anew, from a snapshot that is whole."""
-        for task in tasks:
-            if str(task.id) == name and task.store is not None:
-                raise task.store.condemn(error.what) from error
+    def _condemn(self, damaged: Mapping[str, StateCorrupt], tasks: Sequence[Task]) -> None:
+        """The copies are damaged, so their stores are, too: they are made anew, from snapshots that are whole."""
+        found = [(task.store, damaged[str(task.id)]) for task in tasks if task.store and str(task.id) in damaged]
+        for raised, error in [(store.condemn(error.what), error) for store, error in found]:
+            raise raised from error  # one for all: every task is opened again
 
     def _delete_foreign(self, name: str, opening: "_Opening") -> None:
         """We have committed under our lease since these manifests were seen, so nobody has held the task meanwhile, and
@@ -206,9 +208,12 @@ class Snapshots:
         if self._snapshotter.submit(job):
             self._under_way[name] = opening
 
-    def _take(self, outcome: Outcome, sequences: Mapping[str, int], metrics: Metrics) -> None:
-        """`sequences`: the tasks' last commits."""
+    def _take(self, outcome: Outcome, sequences: Mapping[str, int], metrics: Metrics) -> bool:
+        """`sequences`: the tasks' last commits. False if the task was closed since the copy, and perhaps opened again,
+        with another store."""
         task = outcome.task.replace("-", "/")
+        opening = self._under_way.pop(task, None)
+        same = opening is not None and opening is self._openings.get(task)
         if outcome.error is not None:
             metrics.snapshots.labels("failed").inc()
             self._note(f"task {task}: the snapshot failed: {outcome.error}")
@@ -219,8 +224,6 @@ class Snapshots:
             metrics.snapshot_seconds.observe(outcome.seconds)
             metrics.snapshot_bytes.inc(outcome.uploaded)
             metrics.snapshot_time.labels(task).set(self._clock.now() / 1000)
-            self._made_from.pop(task, None)
-            self._doubted.pop(task, None)
             self._note(
                 f"task {task}: snapshot {outcome.number} at commit {outcome.mark.sequence}: {outcome.uploaded:,} bytes "
                 f"uploaded of {outcome.size:,} in {outcome.seconds:.1f} s",
@@ -234,13 +237,14 @@ class Snapshots:
                     "own: if an application of the same name on another log uses this checkpoint location, give it one "
                     "of its own; if they were left by a reset, they only take space"
                 )
-            opening = self._under_way.get(task)
-            if opening is not None and opening is self._openings.get(task):  # else it was closed meanwhile
+            if opening is not None and same:
+                self._made_from.pop(task, None)
+                self._doubted.pop(task, None)
                 opening.done, opening.verified = outcome.mark.sequence, True
                 opening.floor = outcome.trim if outcome.trim is not None else opening.floor
                 opening.foreign, opening.seen_at = outcome.foreign, sequences.get(task, 0)
-        self._under_way.pop(task, None)
         self._take_sweep(task, outcome, metrics)
+        return same
 
     def _take_sweep(self, task: str, outcome: Outcome, metrics: Metrics) -> None:
         found, why = outcome.swept, ""
