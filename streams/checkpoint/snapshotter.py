@@ -94,11 +94,13 @@ class _BaseGone(Exception):
 
 @dataclass
 class _Run:
-    """A job under way. `written`: the objects that it has uploaded; `offered`: others may have seen a manifest of it;
-    `objects`: what was there before, with its age when the base was written."""
+    """A job under way. `started`: on the clock that never goes back, and on the wall's, in milliseconds; `written`: the
+    objects that it has uploaded; `offered`: others may have seen a manifest of it; `objects`: what was there before,
+    with its age when the base was written."""
 
     job: Job
     started: float
+    started_at: int
     written: set[str] = field(default_factory=set)
     offered: bool = False
     foreign: tuple[str, ...] = ()
@@ -191,7 +193,7 @@ class Snapshotter:
         if self._closed or job.task in self._runs:
             shutil.rmtree(job.directory, ignore_errors=True)
             return False
-        run = self._runs[job.task] = _Run(job, self._clock.monotonic())
+        run = self._runs[job.task] = _Run(job, self._clock.monotonic(), self._clock.now())
         self._jobs.put(run)
         return True
 
@@ -451,7 +453,10 @@ class Snapshotter:
         self._in_time(run)
 
     def _in_time(self, run: _Run) -> None:
-        if self._clock.monotonic() - run.started > LONGEST:
+        # The clock that never goes back stands still while the machine is suspended (Linux); the wall's may be set
+        # back. One that is set hours ahead costs a snapshot.
+        passed = max(self._clock.monotonic() - run.started, (self._clock.now() - run.started_at) / 1000)
+        if passed > LONGEST:
             raise CheckpointError(
                 f"a snapshot took longer than {LONGEST / 3600:.0f} hours and was given up",
                 where=f"{self._location.url}, task {run.job.task}",
