@@ -166,7 +166,8 @@ class Snapshotter:
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._runs: dict[str, _Run] = {}
         self._hashes: dict[str, dict[tuple[str, int, int, int], str]] = {}
-        self._seen: dict[str, dict[tuple[int, str], float]] = {}  # since when at least manifests have been there
+        # Since when at least a task's manifests have been there, as seen by one opening of it.
+        self._seen: dict[str, tuple[str, dict[tuple[int, str], float]]] = {}
         self._flusher = ThreadPoolExecutor(1, "flush")
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="snapshots", daemon=True)
@@ -385,9 +386,12 @@ class Snapshotter:
         history = History(job.mark, job.opened, self._signed(job))
         listed = list_manifests(self._location, self._app, job.task)
         usable = [each.manifest for each in listed if each.manifest is not None]
-        now, before = self._clock.monotonic(), self._seen.get(job.task, {})
-        # By what was seen from here: clocks of machines differ.
-        seen = self._seen[job.task] = {(m.number, m.writer): before.get((m.number, m.writer), now) for m in usable}
+        now, (opening, before) = self._clock.monotonic(), self._seen.get(job.task, ("", {}))
+        # By what was seen from here: clocks of machines differ. And by what was seen since the task was opened: before
+        # that the log may have lost the commits of what had been there for long, and nobody may have told it so far.
+        before = before if opening == job.writer else {}
+        seen = {(m.number, m.writer): before.get((m.number, m.writer), now) for m in usable}
+        self._seen[job.task] = job.writer, seen
         kept = history.retained(usable, self._keep, lambda m: now - seen[m.number, m.writer] >= self._settled_after)
         stay = {m.number for m in kept} | {m.number for m in usable if m.name} | {listed[-1].number}
         strange = {m.number for m in usable if m.topic_id != job.mark.topic_id} - stay
