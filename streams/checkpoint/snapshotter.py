@@ -112,6 +112,12 @@ class _Run:
     files: int = 0
 
 
+@dataclass(frozen=True)
+class _Deletion:
+    keys: list[str]
+    done: Future[None] = field(default_factory=Future)
+
+
 class Snapshotter:
     """Uploads snapshots of a worker's tasks, one after another, in a thread of its own.
 
@@ -162,7 +168,7 @@ class Snapshotter:
         self._clock, self._settled_after = clock or SystemClock(), settled_after
         self._writer = secrets.token_hex(8)
         self._sweeper = Sweeper(location, app, self._clock, sweep_every)
-        self._jobs: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Run | _Deletion | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._runs: dict[str, _Run] = {}
         self._hashes: dict[str, dict[tuple[str, int, int, int], str]] = {}
@@ -179,14 +185,12 @@ class Snapshotter:
         """Run `RocksStore.flush` aside. When it is done (`done()`) the store's `snapshot` takes a few milliseconds."""
         return self._flusher.submit(store_flush)
 
-    def delete(self, keys: Sequence[str]) -> None:
-        """Delete manifests that are known to be of no use, aside. If it fails, the next outcome names them again."""
-
-        def run() -> None:
-            with suppress(CheckpointError):
-                self._location.delete(list(keys))
-
-        self._flusher.submit(run)
+    def delete(self, keys: Sequence[str]) -> "Future[None]":
+        """Delete manifests that are known to be of no use, in the thread that uploads: the location may not answer for
+        long. If it fails, the next outcome names them again."""
+        deletion = _Deletion(list(keys))
+        self._jobs.put(deletion)
+        return deletion.done
 
     def submit(self, job: Job) -> bool:
         """Upload a copy. False, and the copy deleted, if a job of the task is under way or this is closed."""
@@ -235,6 +239,13 @@ class Snapshotter:
 
     def _work(self) -> None:
         while (run := self._jobs.get()) is not None:
+            if isinstance(run, _Deletion):
+                try:
+                    self._location.delete(run.keys)
+                    run.done.set_result(None)
+                except Exception as failed:
+                    run.done.set_exception(failed)
+                continue
             job, number, trim, error = run.job, None, None, None
             sent = [0]
             try:

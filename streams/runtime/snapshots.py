@@ -41,7 +41,7 @@ class _Opening:
 
     `due`: when the next snapshot is; `put_off`: how often it was; `verified`: the store's files were read whole;
     `done`: the commit of the last snapshot; `floor`: where the changelog is needed from; `foreign`: manifests of
-    another history, seen when the task stood at `seen_at`.
+    another history, seen when the task stood at `seen_at`; `deleting`: how many of them are being deleted.
     """
 
     name: str
@@ -53,6 +53,7 @@ class _Opening:
     floor: int | None = None
     foreign: Sequence[str] = ()
     seen_at: int = 0
+    deleting: tuple[int, Future[None]] | None = None
     flushing: Future[None] | None = None
 
 
@@ -129,8 +130,7 @@ class Snapshots:
                 first = now + self._interval * secrets.randbelow(1000) / 1000
                 self._openings[name] = _Opening(secrets.token_hex(4), task.opened_at, first)
             opening = self._openings[name]
-            if opening.foreign and task.lease.sequence > opening.seen_at:
-                self._delete_foreign(name, opening)
+            self._delete_foreign(name, task, opening)
             if opening.flushing is not None:
                 if opening.flushing.done():
                     self._copy(name, task, opening, metrics)
@@ -167,14 +167,16 @@ class Snapshots:
         for raised, error in [(store.condemn(error.what), error) for store, error in found]:
             raise raised from error  # one for all: every task is opened again
 
-    def _delete_foreign(self, name: str, opening: "_Opening") -> None:
+    def _delete_foreign(self, name: str, task: Task, opening: "_Opening") -> None:
         """We have committed under our lease since these manifests were seen, so nobody has held the task meanwhile, and
         they cannot be of another worker of this log: it has lost their commits."""
-        self._note(
-            f"task {name}: {counted(len(opening.foreign), 'snapshot')} of commits that the log does not have deleted"
-        )
-        self._snapshotter.delete(opening.foreign)
-        opening.foreign = ()
+        if opening.deleting is not None and opening.deleting[1].done():
+            (count, deleted), opening.deleting = opening.deleting, None
+            if deleted.exception() is None:  # else they are seen again with the next snapshot
+                self._note(f"task {name}: {counted(count, 'snapshot')} of commits that the log does not have deleted")
+        if opening.foreign and opening.deleting is None and task.lease.sequence > opening.seen_at:
+            opening.deleting = len(opening.foreign), self._snapshotter.delete(opening.foreign)
+            opening.foreign = ()
 
     def _copy(self, name: str, task: Task, opening: "_Opening", metrics: Metrics) -> None:
         assert task.store is not None and opening.flushing is not None

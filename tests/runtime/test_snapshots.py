@@ -327,28 +327,33 @@ def test_a_verdict_hits_the_store_that_was_copied_and_none_that_was_made_since(s
     assert shop.counts() == shop.expected()
 
 
+def snapshots_of(location, directory, notes):
+    """Those of a worker, without one."""
+
+    def note(text, *_, **__):
+        notes.append(text)
+
+    scratch, kept = directory / "scratch", directory / "kept"
+    return Snapshots(location, "a", "f", scratch, kept, ManualClock(), note, interval=1, keep=2)
+
+
+def running(partition, condemn=None):
+    """A task, as far as its snapshots look at it."""
+    store = SimpleNamespace(condemn=condemn, mark=SimpleNamespace(sequence=7))
+    lease = SimpleNamespace(sequence=7)
+    return SimpleNamespace(id=TaskId(partition, 0, partition), store=store, lease=lease, state=State.RUNNING)
+
+
 def test_what_came_with_a_verdict_is_taken_first(tmp_path):
     """And all that are damaged are condemned, though one error tells of them."""
-    location, condemned = Location(str(tmp_path / "location")), []
+    condemned = []
 
     def task(partition):
-        def condemn(what):
-            condemned.append(partition)
-            return StateCorrupt(what)
+        return running(partition, lambda what: condemned.append(partition) or StateCorrupt(what))
 
-        store, lease = SimpleNamespace(condemn=condemn), SimpleNamespace(sequence=7)
-        return SimpleNamespace(id=TaskId(partition, 0, partition), store=store, lease=lease, state=State.RUNNING)
-
-    snapshots = Snapshots(
-        location, "a", "f", tmp_path / "s", tmp_path / "t", ManualClock(), lambda *_, **__: None, interval=1, keep=2
-    )
-    mark, metrics = Mark(7, "t", 70, b""), Metrics()
-    damaged = StateCorrupt("damaged")
-    outcomes = [
-        Outcome("0-0", mark, None, error=damaged),
-        Outcome("0-1", mark, 3),
-        Outcome("0-2", mark, None, error=damaged),
-    ]
+    snapshots = snapshots_of(Location(str(tmp_path / "location")), tmp_path, [])
+    mark, metrics, damaged = Mark(7, "t", 70, b""), Metrics(), StateCorrupt("damaged")
+    outcomes = [Outcome(f"0-{n}", mark, 3 if n == 1 else None, error=None if n == 1 else damaged) for n in range(3)]
     for name in ("0/0", "0/1", "0/2"):
         snapshots._openings[name] = snapshots._under_way[name] = _Opening("w", 1, 0.0)
     snapshots._snapshotter.poll = lambda: outcomes
@@ -357,4 +362,32 @@ def test_what_came_with_a_verdict_is_taken_first(tmp_path):
     assert metrics.snapshots.labels("done")._value.get() == 1
     assert snapshots._openings["0/1"].verified
     assert condemned == [0, 2]
+    snapshots.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_deletion_is_told_once_it_is_done_and_holds_up_no_flush(tmp_path, monkeypatch, fails):
+    location, notes, asked, go_on = Location(str(tmp_path / "location")), [], threading.Event(), threading.Event()
+    snapshots = snapshots_of(location, tmp_path, notes)
+
+    def delete(keys):
+        asked.set()
+        assert go_on.wait(PATIENCE)
+        if fails:
+            raise CheckpointError("no permission")
+
+    monkeypatch.setattr(location, "delete", delete)
+    assert snapshots._identity.confirmed
+    opening = snapshots._openings["0/0"] = _Opening("w", 1, 1e9, foreign=("one", "two"), seen_at=6)
+    snapshots.look([running(0)], Metrics())
+    assert asked.wait(PATIENCE)
+    snapshots._snapshotter.flush(lambda: None).result(PATIENCE / 2)
+    snapshots.look([running(0)], Metrics())
+    assert notes == []
+    go_on.set()
+    deadline = time.monotonic() + PATIENCE
+    while opening.deleting is not None:
+        assert time.monotonic() < deadline
+        snapshots.look([running(0)], Metrics())
+    assert notes == ([] if fails else ["task 0/0: 2 snapshots of commits that the log does not have deleted"])
     snapshots.close()
