@@ -93,7 +93,7 @@ class Worker:
         self._fences: list[float] = []
         self._paused: set[TopicPartition] = set()
         self._committed: dict[TopicPartition, Committed] = {}
-        self._trimming = Trimming(tools.log, self._reporter.once)
+        self._trimming = Trimming(tools.log, tools.plan.app, self._reporter.once)
         self._was_busy = False
         self._aborts = 0
 
