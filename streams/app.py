@@ -208,7 +208,7 @@ def make_worker(
             interval=settings.snapshot_interval / 1000,
             keep=settings.snapshots_kept,
             bytes_per_second=settings.upload_bytes,
-            settled_after=opened.settled_after,
+            durable_after=opened.durable_after,
         )
     tools = Tools(
         opened,

@@ -198,7 +198,7 @@ class History:
         self, manifests: Iterable[Manifest], keep: int, settled: Callable[[Manifest], bool] = lambda manifest: True
     ) -> list[Manifest]:
         """The manifests without a name that are kept: of this history the `keep` with the highest sequences, best
-        first; and if none of them is `settled` (see `Log.settled_after`) those down to the first one that is: a power
+        first; and if none of them is `settled` (see `Log.durable_after`) those down to the first one that is: a power
         failure may take the commits of all the others, while their deletion of older ones would last.
 
         By sequence and not by number: what a worker writes late, for a task that it has lost, has a lower sequence and

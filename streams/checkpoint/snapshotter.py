@@ -94,11 +94,13 @@ class _BaseGone(Exception):
 
 @dataclass
 class _Run:
-    """A job under way. `written`: the objects that it has uploaded; `offered`: others may have seen a manifest of it;
-    `objects`: what was there before, with its age when the base was written."""
+    """A job under way. `started`: on the clock that never goes back, and on the wall's, in milliseconds; `written`: the
+    objects that it has uploaded; `offered`: others may have seen a manifest of it; `objects`: what was there before,
+    with its age when the base was written."""
 
     job: Job
     started: float
+    started_at: int
     written: set[str] = field(default_factory=set)
     offered: bool = False
     foreign: tuple[str, ...] = ()
@@ -108,6 +110,12 @@ class _Run:
     done: int = 0
     total: int = 0
     files: int = 0
+
+
+@dataclass(frozen=True)
+class _Deletion:
+    keys: list[str]
+    done: Future[None] = field(default_factory=Future)
 
 
 class Snapshotter:
@@ -125,7 +133,7 @@ class Snapshotter:
     5. The base must still be there, byte for byte; else delete what was written, and from 2. And all this must not have
        taken too long; else delete it and give up.
     6. Delete the manifests that are neither savepoints nor among the `keep` best, nor needed if brokers without power
-       lose the commits of those (`settled_after`: seconds after which they cannot, see `Log`); never the one of the
+       lose the commits of those (`durable_after`: seconds after which they cannot, see `Log`); never the one of the
        highest number.
     7. Now and then, sweep: delete those of the objects that were listed in 2. which no manifest names, and that were a
        day old when the base was written. Both times are the location's, so this machine's clock does not matter.
@@ -151,20 +159,21 @@ class Snapshotter:
         bytes_per_second: int = 0,
         clock: Clock | None = None,
         sweep_every: float = SWEEP,
-        settled_after: float = 0.0,
+        durable_after: float = 0.0,
     ) -> None:
         if keep < 1:
             raise CheckpointError("at least one snapshot must be kept", fix="set it to 1 or more")
         place(app)
         self._location, self._app, self._keep, self._rate = location, app, keep, bytes_per_second
-        self._clock, self._settled_after = clock or SystemClock(), settled_after
+        self._clock, self._durable_after = clock or SystemClock(), durable_after
         self._writer = secrets.token_hex(8)
         self._sweeper = Sweeper(location, app, self._clock, sweep_every)
-        self._jobs: queue.SimpleQueue[_Run | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Run | _Deletion | None] = queue.SimpleQueue()
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._runs: dict[str, _Run] = {}
         self._hashes: dict[str, dict[tuple[str, int, int, int], str]] = {}
-        self._seen: dict[str, dict[tuple[int, str], float]] = {}  # since when at least manifests have been there
+        # Since when at least a task's manifests have been there, as seen by one opening of it.
+        self._seen: dict[str, tuple[str, dict[tuple[int, str], float]]] = {}
         self._flusher = ThreadPoolExecutor(1, "flush")
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="snapshots", daemon=True)
@@ -176,14 +185,12 @@ class Snapshotter:
         """Run `RocksStore.flush` aside. When it is done (`done()`) the store's `snapshot` takes a few milliseconds."""
         return self._flusher.submit(store_flush)
 
-    def delete(self, keys: Sequence[str]) -> None:
-        """Delete manifests that are known to be of no use, aside. If it fails, the next outcome names them again."""
-
-        def run() -> None:
-            with suppress(CheckpointError):
-                self._location.delete(list(keys))
-
-        self._flusher.submit(run)
+    def delete(self, keys: Sequence[str]) -> "Future[None]":
+        """Delete manifests that are known to be of no use, in the thread that uploads: the location may not answer for
+        long. If it fails, the next outcome names them again."""
+        deletion = _Deletion(list(keys))
+        self._jobs.put(deletion)
+        return deletion.done
 
     def submit(self, job: Job) -> bool:
         """Upload a copy. False, and the copy deleted, if a job of the task is under way or this is closed."""
@@ -191,7 +198,7 @@ class Snapshotter:
         if self._closed or job.task in self._runs:
             shutil.rmtree(job.directory, ignore_errors=True)
             return False
-        run = self._runs[job.task] = _Run(job, self._clock.monotonic())
+        run = self._runs[job.task] = _Run(job, self._clock.monotonic(), self._clock.now())
         self._jobs.put(run)
         return True
 
@@ -232,6 +239,13 @@ class Snapshotter:
 
     def _work(self) -> None:
         while (run := self._jobs.get()) is not None:
+            if isinstance(run, _Deletion):
+                try:
+                    self._location.delete(run.keys)
+                    run.done.set_result(None)
+                except Exception as failed:
+                    run.done.set_exception(failed)
+                continue
             job, number, trim, error = run.job, None, None, None
             sent = [0]
             try:
@@ -383,10 +397,13 @@ class Snapshotter:
         history = History(job.mark, job.opened, self._signed(job))
         listed = list_manifests(self._location, self._app, job.task)
         usable = [each.manifest for each in listed if each.manifest is not None]
-        now, before = self._clock.monotonic(), self._seen.get(job.task, {})
-        # By what was seen from here: clocks of machines differ.
-        seen = self._seen[job.task] = {(m.number, m.writer): before.get((m.number, m.writer), now) for m in usable}
-        kept = history.retained(usable, self._keep, lambda m: now - seen[m.number, m.writer] >= self._settled_after)
+        now, (opening, before) = self._clock.monotonic(), self._seen.get(job.task, ("", {}))
+        # By what was seen from here: clocks of machines differ. And by what was seen since the task was opened: before
+        # that the log may have lost the commits of what had been there for long, and nobody may have told it so far.
+        before = before if opening == job.writer else {}
+        seen = {(m.number, m.writer): before.get((m.number, m.writer), now) for m in usable}
+        self._seen[job.task] = job.writer, seen
+        kept = history.retained(usable, self._keep, lambda m: now - seen[m.number, m.writer] >= self._durable_after)
         stay = {m.number for m in kept} | {m.number for m in usable if m.name} | {listed[-1].number}
         strange = {m.number for m in usable if m.topic_id != job.mark.topic_id} - stay
         foreign = {m.number for m in usable if not history.has(m.topic_id, m.sequence, m.writer)} - stay - strange
@@ -451,7 +468,10 @@ class Snapshotter:
         self._in_time(run)
 
     def _in_time(self, run: _Run) -> None:
-        if self._clock.monotonic() - run.started > LONGEST:
+        # The clock that never goes back stands still while the machine is suspended (Linux); the wall's may be set
+        # back. One that is set hours ahead costs a snapshot.
+        passed = max(self._clock.monotonic() - run.started, (self._clock.now() - run.started_at) / 1000)
+        if passed > LONGEST:
             raise CheckpointError(
                 f"a snapshot took longer than {LONGEST / 3600:.0f} hours and was given up",
                 where=f"{self._location.url}, task {run.job.task}",

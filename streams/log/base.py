@@ -182,9 +182,11 @@ class Log(ABC):
     option: str = ""
     """For commands in messages: what names this log on the command line, with a blank before it."""
 
+    durable_after: float = 60.0
+    """Seconds after which a power failure cannot take a commit any more: systems write to their disks within 35 s.
+    Snapshots that a commit makes superfluous are not deleted before."""
     settled_after: float = 0.0
-    """Seconds after which a power failure cannot take a commit any more while it leaves what was deleted since deleted:
-    what a commit makes superfluous is not deleted before. 0 where both are lost together."""
+    """The same for what lies in the log itself. 0 where a power failure takes commit and deletion together."""
 
     @abstractmethod
     def topics(self, names: Sequence[str]) -> dict[str, TopicInfo]:

@@ -35,7 +35,7 @@ class KafkaLog(Log):
     """
 
     # Brokers sync where a log begins, but not its records: Linux writes those after 35 s at the latest.
-    settled_after = 120.0
+    durable_after = settled_after = 120.0
 
     def __init__(
         self, brokers: str, settings: Mapping[str, str] | None = None, *, timeouts: Timeouts | None = None

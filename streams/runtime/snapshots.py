@@ -41,7 +41,7 @@ class _Opening:
 
     `due`: when the next snapshot is; `put_off`: how often it was; `verified`: the store's files were read whole;
     `done`: the commit of the last snapshot; `floor`: where the changelog is needed from; `foreign`: manifests of
-    another history, seen when the task stood at `seen_at`.
+    another history, seen when the task stood at `seen_at`; `deleting`: how many of them are being deleted.
     """
 
     name: str
@@ -53,6 +53,7 @@ class _Opening:
     floor: int | None = None
     foreign: Sequence[str] = ()
     seen_at: int = 0
+    deleting: tuple[int, Future[None]] | None = None
     flushing: Future[None] | None = None
 
 
@@ -76,14 +77,14 @@ class Snapshots:
         interval: float,
         keep: int,
         bytes_per_second: int = 0,
-        settled_after: float = 0.0,
+        durable_after: float = 0.0,
     ) -> None:
         self._identity = Identity(location, app, kept)
         self._asked = clock.monotonic()
         self._location, self._app, self._fingerprint = location, app, fingerprint
         self._scratch, self._clock, self._note, self._interval = scratch, clock, note, interval
         self._snapshotter = Snapshotter(
-            location, app, keep=keep, bytes_per_second=bytes_per_second, clock=clock, settled_after=settled_after
+            location, app, keep=keep, bytes_per_second=bytes_per_second, clock=clock, durable_after=durable_after
         )
         self._looked = -_LOOK
         self._openings: dict[str, _Opening] = {}
@@ -112,10 +113,12 @@ class Snapshots:
         """Take what has become of snapshots, and go on with those that are due."""
         outcomes = self._snapshotter.poll()
         sequences = {str(t.id): t.lease.sequence for t in tasks} if outcomes else {}
+        damaged: dict[str, StateCorrupt] = {}
         for outcome in outcomes:
-            self._take(outcome, sequences, metrics)
-            if isinstance(outcome.error, StateCorrupt):
-                self._condemn(outcome.task.replace("-", "/"), outcome.error, tasks)
+            same = self._take(outcome, sequences, metrics)
+            if same and isinstance(outcome.error, StateCorrupt):
+                damaged[outcome.task.replace("-", "/")] = outcome.error
+        self._condemn(damaged, tasks)
         now = self._looked = self._clock.monotonic()
         if not self._known(tasks, now):
             return
@@ -127,8 +130,7 @@ class Snapshots:
                 first = now + self._interval * secrets.randbelow(1000) / 1000
                 self._openings[name] = _Opening(secrets.token_hex(4), task.opened_at, first)
             opening = self._openings[name]
-            if opening.foreign and task.lease.sequence > opening.seen_at:
-                self._delete_foreign(name, opening)
+            self._delete_foreign(name, task, opening)
             if opening.flushing is not None:
                 if opening.flushing.done():
                     self._copy(name, task, opening, metrics)
@@ -159,20 +161,22 @@ class Snapshots:
             self._told = error.what
             self._note(f"still no answer from the checkpoint location, and snapshots wait: {error}")
 
-    def _condemn(self, name: str, error: StateCorrupt, tasks: Sequence[Task]) -> None:
-        """The copy is damaged, so its store is, too: it is made anew, from a snapshot that is whole."""
-        for task in tasks:
-            if str(task.id) == name and task.store is not None:
-                raise task.store.condemn(error.what) from error
+    def _condemn(self, damaged: Mapping[str, StateCorrupt], tasks: Sequence[Task]) -> None:
+        """The copies are damaged, so their stores are, too: they are made anew, from snapshots that are whole."""
+        found = [(task.store, damaged[str(task.id)]) for task in tasks if task.store and str(task.id) in damaged]
+        for raised, error in [(store.condemn(error.what), error) for store, error in found]:
+            raise raised from error  # one for all: every task is opened again
 
-    def _delete_foreign(self, name: str, opening: "_Opening") -> None:
+    def _delete_foreign(self, name: str, task: Task, opening: "_Opening") -> None:
         """We have committed under our lease since these manifests were seen, so nobody has held the task meanwhile, and
         they cannot be of another worker of this log: it has lost their commits."""
-        self._note(
-            f"task {name}: {counted(len(opening.foreign), 'snapshot')} of commits that the log does not have deleted"
-        )
-        self._snapshotter.delete(opening.foreign)
-        opening.foreign = ()
+        if opening.deleting is not None and opening.deleting[1].done():
+            (count, deleted), opening.deleting = opening.deleting, None
+            if deleted.exception() is None:  # else they are seen again with the next snapshot
+                self._note(f"task {name}: {counted(count, 'snapshot')} of commits that the log does not have deleted")
+        if opening.foreign and opening.deleting is None and task.lease.sequence > opening.seen_at:
+            opening.deleting = len(opening.foreign), self._snapshotter.delete(opening.foreign)
+            opening.foreign = ()
 
     def _copy(self, name: str, task: Task, opening: "_Opening", metrics: Metrics) -> None:
         assert task.store is not None and opening.flushing is not None
@@ -206,9 +210,12 @@ class Snapshots:
         if self._snapshotter.submit(job):
             self._under_way[name] = opening
 
-    def _take(self, outcome: Outcome, sequences: Mapping[str, int], metrics: Metrics) -> None:
-        """`sequences`: the tasks' last commits."""
+    def _take(self, outcome: Outcome, sequences: Mapping[str, int], metrics: Metrics) -> bool:
+        """`sequences`: the tasks' last commits. False if the task was closed since the copy, and perhaps opened again,
+        with another store."""
         task = outcome.task.replace("-", "/")
+        opening = self._under_way.pop(task, None)
+        same = opening is not None and opening is self._openings.get(task)
         if outcome.error is not None:
             metrics.snapshots.labels("failed").inc()
             self._note(f"task {task}: the snapshot failed: {outcome.error}")
@@ -219,8 +226,6 @@ class Snapshots:
             metrics.snapshot_seconds.observe(outcome.seconds)
             metrics.snapshot_bytes.inc(outcome.uploaded)
             metrics.snapshot_time.labels(task).set(self._clock.now() / 1000)
-            self._made_from.pop(task, None)
-            self._doubted.pop(task, None)
             self._note(
                 f"task {task}: snapshot {outcome.number} at commit {outcome.mark.sequence}: {outcome.uploaded:,} bytes "
                 f"uploaded of {outcome.size:,} in {outcome.seconds:.1f} s",
@@ -234,13 +239,14 @@ class Snapshots:
                     "own: if an application of the same name on another log uses this checkpoint location, give it one "
                     "of its own; if they were left by a reset, they only take space"
                 )
-            opening = self._under_way.get(task)
-            if opening is not None and opening is self._openings.get(task):  # else it was closed meanwhile
+            if opening is not None and same:
+                self._made_from.pop(task, None)
+                self._doubted.pop(task, None)
                 opening.done, opening.verified = outcome.mark.sequence, True
                 opening.floor = outcome.trim if outcome.trim is not None else opening.floor
                 opening.foreign, opening.seen_at = outcome.foreign, sequences.get(task, 0)
-        self._under_way.pop(task, None)
         self._take_sweep(task, outcome, metrics)
+        return same
 
     def _take_sweep(self, task: str, outcome: Outcome, metrics: Metrics) -> None:
         found, why = outcome.swept, ""

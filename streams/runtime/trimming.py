@@ -28,11 +28,12 @@ class Trimming:
     """Deletes shuffle blocks that were consumed, and changelogs below their last rewriting or oldest snapshot.
 
     Only what was not needed any more some time ago (`Log.settled_after`): a deletion lasts, but brokers that all lose
-    power lose the last commits, and with them the reason for it. `once` tells a person something the first time only.
+    power lose the last commits, and with them the reason for it. And only where the log still has the task where it
+    stands here. `once` tells a person something the first time only.
     """
 
-    def __init__(self, log: Log, once: Callable[[str, str], None]) -> None:
-        self._log, self._once = log, once
+    def __init__(self, log: Log, app: str, once: Callable[[str, str], None]) -> None:
+        self._log, self._app, self._once = log, app, once
         self._next = 0.0
         self._waiting: deque[_Unneeded] = deque()
 
@@ -47,7 +48,10 @@ class Trimming:
         committed: Mapping[TopicPartition, Committed],
         floor: Callable[[Task], int | None],
     ) -> None:
-        """Delete what is due, if it is time. `tasks` run here; `floor`: where a task's snapshots need its changelog."""
+        """Delete what is due, if it is time. `tasks` run here; `floor`: where a task's snapshots need its changelog.
+
+        LogError if the log has one of them at another commit than it has here: it must be opened again.
+        """
         if now < self._next:
             return
         changelogs = {task.id.number: found for task in tasks if (found := task.unneeded(floor(task)))}
@@ -72,14 +76,25 @@ class Trimming:
         # One that was away meanwhile may have come back to an earlier commit.
         tasks = [task for task in tasks if any(task is before for before in settled.tasks)]
         mine = {place for task in tasks for place in (*task.partitions, task.changelog_partition)}
+        if not tasks:
+            return
         try:
-            self._log.trim({place: offset for place, offset in settled.before.items() if place in mine})
+            found = self._log.leases(self._app, [task.id.number for task in tasks])
+            moved = next((task for task in tasks if found[task.id.number] != task.lease), None)
+            if moved is None:
+                self._log.trim({place: offset for place, offset in settled.before.items() if place in mine})
         except LogUnreachable:
             return  # the next time
         except LogError as error:  # nothing is lost but space
             cause = str(error).splitlines()[0]
             self._once("trim", f"internal topics grow, since their records cannot be deleted: {cause}")
             return
+        if moved is not None:
+            raise LogError(
+                f"task {moved.id} is at {moved.lease} here, but at {found[moved.id.number]} in the log: another worker "
+                "has taken it, or brokers lost the log's end while it was quiet",
+                fix="nothing: what is ours is taken anew",
+            )
         for task in tasks:
             if task.id.number in settled.changelogs:
                 task.trimmed(settled.changelogs[task.id.number])

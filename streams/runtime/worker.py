@@ -94,7 +94,7 @@ class Worker:
         self._fences: list[float] = []
         self._holding = Holding(self.settings.waiting_rows)
         self._committed: dict[TopicPartition, Committed] = {}
-        self._trimming = Trimming(tools.log, self._reporter.once)
+        self._trimming = Trimming(tools.log, tools.plan.app, self._reporter.once)
         self._was_busy = False
         self._aborts = 0
 

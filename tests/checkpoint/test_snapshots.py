@@ -11,6 +11,7 @@ from streams.checkpoint.location import PART
 from streams.checkpoint.manifest import list_manifests, manifest_key, object_key
 from streams.checkpoint.restore import Restore
 from streams.checkpoint.snapshotter import Job, Snapshotter
+from streams.core.clock import ManualClock
 from streams.core.errors import CheckpointError
 from streams.state.base import Mark
 from tests.checkpoint.support import APP, TASK, TOPIC, Filled, content, copy_of, finish, job, upload
@@ -149,6 +150,34 @@ def test_snapshots_of_another_history_push_out_none_of_ours(location, tmp_path, 
     foreign = [900, 910, 920][3 - keep :]
     assert kept == [*foreign, *range(856 - keep + 1, 857)]
     assert (len(made.foreign), made.strange) == ((len(foreign), 0) if topic == "topic-id" else (0, len(foreign)))
+
+
+def test_what_was_there_for_long_before_the_task_was_opened_may_be_lost_all_the_same(location, tmp_path):
+    """Brokers lost the log's end; the task went on from commit 50, and was opened once more behind the snapshots of
+    what was lost, before one had been taken that would have told them from those of the log."""
+    clock = ManualClock()
+    worker = Snapshotter(location, APP, keep=3, clock=clock, durable_after=120.0)
+
+    def snapshot(sequence, opened, writer):
+        copy = copy_of(tmp_path / f"copy-{sequence}", ONE)
+        assert worker.submit(job(copy, sequence, opened=opened, writer=writer))
+        trim = finish(worker).trim
+        clock.sleep(30)
+        return {m.manifest.sequence for m in list_manifests(location, APP, TASK)}, trim
+
+    for sequence in (48, 49, 50):
+        snapshot(sequence, 0, "a")
+    clock.sleep(300)
+    for sequence in (98, 99, 100):
+        kept, trim = snapshot(sequence, 0, "a")
+    assert (kept, trim) == ({50, 98, 99, 100}, 500)
+    clock.sleep(300)
+    kept, trim = snapshot(111, 110, "c")
+    assert (kept, trim) == ({50, 98, 99, 100, 111}, 500)
+    clock.sleep(300)
+    kept, trim = snapshot(120, 110, "c")
+    assert (kept, trim) == ({100, 111, 120}, 1000)  # two that the log has for sure
+    assert worker.close()
 
 
 def test_a_restore_takes_what_fits(location, tmp_path):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import msgspec
+import pytest
 
 from streams.checkpoint.collect import DAY, verify
 from streams.checkpoint.location import Location
@@ -202,9 +203,14 @@ def test_a_sweep_that_stood_still_takes_nothing_that_came_back(location, tmp_pat
     assert files_in(tmp_path / "back") == ONE
 
 
-def test_one_that_stood_still_before_its_manifest_takes_it_back(location, tmp_path, make_older, monkeypatch):
+@pytest.mark.parametrize("cause", ["it was stopped", "its machine was suspended", "and the wall clock was set back"])
+def test_one_that_stood_still_before_its_manifest_takes_it_back(location, tmp_path, make_older, monkeypatch, cause):
     """What it has uploaded is old by then, and was swept."""
     with working(location, tmp_path) as worker:
+        if cause == "its machine was suspended":  # a clock that never goes back stands still then
+            monkeypatch.setattr(worker.clock, "monotonic", lambda: 0.0)
+        elif cause == "and the wall clock was set back":
+            monkeypatch.setattr(worker.clock, "now", lambda: 0)
         worker.snapshot(ONE)
         create = location.create
 

@@ -77,7 +77,7 @@ def test_snapshots_of_a_lost_history_do_not_push_out_those_that_the_log_has(shop
 
 def test_snapshots_whose_commits_may_still_be_lost_push_out_none_that_the_log_has(shop, monkeypatch):
     """All that are kept are younger than what a power failure takes, and the changelog is trimmed: older ones stay."""
-    monkeypatch.setattr(EmbeddedLog, "settled_after", 120.0)
+    monkeypatch.setattr(EmbeddedLog, "durable_after", 120.0)
     shop.until_trimmed()
     close(shop)
     saved = shutil.copytree(shop.directory / "log", shop.directory / "saved")

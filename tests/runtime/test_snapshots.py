@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import threading
 import time
 from hashlib import sha256
+from types import SimpleNamespace
 
 import msgspec
 import polars as pl
@@ -16,13 +18,19 @@ from streams.checkpoint import manifest as manifests
 from streams.checkpoint.collect import DAY, verify
 from streams.checkpoint.location import Location
 from streams.checkpoint.manifest import list_manifests
+from streams.checkpoint.snapshotter import Outcome
 from streams.codec.json import encode
 from streams.core.clock import ManualClock
-from streams.core.errors import CheckpointError, StateMismatch
+from streams.core.errors import CheckpointError, StateCorrupt, StateMismatch
 from streams.core.record import Produced, TopicPartition
+from streams.core.topology import TaskId
 from streams.log.base import TopicSpec
 from streams.log.embedded import EmbeddedLog
+from streams.metrics import Metrics
+from streams.runtime.snapshots import Snapshots, _Opening
+from streams.runtime.task import State
 from streams.settings import Settings
+from streams.state.base import Mark
 from streams.state.rocksdb import RocksStore
 from tests.checkpoint.support import make_files_older
 
@@ -289,3 +297,97 @@ def test_a_restore_tells_how_far_it_is(shop, monkeypatch):
     assert any("task 0/0: restoring a snapshot: " in note for note in shop.notes)
     assert any(re.search(r"task 0/0: replaying the changelog: \d+%, ", note) for note in shop.notes)
     assert shop.counts() == shop.expected()
+
+
+def test_a_verdict_hits_the_store_that_was_copied_and_none_that_was_made_since(shop, monkeypatch):
+    """The copy is read aside; meanwhile the damage is met, and the store is made anew from a snapshot."""
+    shop.until_trimmed()
+    shop.worker.leave()
+    shop.worker.close()
+    reading, go_on = threading.Event(), threading.Event()
+
+    def verify(directory, wanted):
+        reading.set()
+        assert go_on.wait(PATIENCE)
+        raise StateCorrupt("the files of a store are damaged: a table")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RocksStore, "verify", staticmethod(verify))
+        shop.start()
+        shop.until(reading.is_set)
+    [task] = shop.worker.running
+    shop.worker._abort("StateCorrupt", task.store.condemn("a table"))
+    shop.until(lambda: shop.worker.complete)
+    [anew] = shop.worker.running
+    go_on.set()
+    shop.until(lambda: any("the snapshot failed" in note for note in shop.notes))
+    shop.send()
+    assert shop.worker.running == [anew]
+    assert not shop.worker._snapshots._doubted
+    assert shop.counts() == shop.expected()
+
+
+def snapshots_of(location, directory, notes):
+    """Those of a worker, without one."""
+
+    def note(text, *_, **__):
+        notes.append(text)
+
+    scratch, kept = directory / "scratch", directory / "kept"
+    return Snapshots(location, "a", "f", scratch, kept, ManualClock(), note, interval=1, keep=2)
+
+
+def running(partition, condemn=None):
+    """A task, as far as its snapshots look at it."""
+    store = SimpleNamespace(condemn=condemn, mark=SimpleNamespace(sequence=7))
+    lease = SimpleNamespace(sequence=7)
+    return SimpleNamespace(id=TaskId(partition, 0, partition), store=store, lease=lease, state=State.RUNNING)
+
+
+def test_what_came_with_a_verdict_is_taken_first(tmp_path):
+    """And all that are damaged are condemned, though one error tells of them."""
+    condemned = []
+
+    def task(partition):
+        return running(partition, lambda what: condemned.append(partition) or StateCorrupt(what))
+
+    snapshots = snapshots_of(Location(str(tmp_path / "location")), tmp_path, [])
+    mark, metrics, damaged = Mark(7, "t", 70, b""), Metrics(), StateCorrupt("damaged")
+    outcomes = [Outcome(f"0-{n}", mark, 3 if n == 1 else None, error=None if n == 1 else damaged) for n in range(3)]
+    for name in ("0/0", "0/1", "0/2"):
+        snapshots._openings[name] = snapshots._under_way[name] = _Opening("w", 1, 0.0)
+    snapshots._snapshotter.poll = lambda: outcomes
+    with pytest.raises(StateCorrupt):
+        snapshots.look([task(0), task(1), task(2)], metrics)
+    assert metrics.snapshots.labels("done")._value.get() == 1
+    assert snapshots._openings["0/1"].verified
+    assert condemned == [0, 2]
+    snapshots.close()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_deletion_is_told_once_it_is_done_and_holds_up_no_flush(tmp_path, monkeypatch, fails):
+    location, notes, asked, go_on = Location(str(tmp_path / "location")), [], threading.Event(), threading.Event()
+    snapshots = snapshots_of(location, tmp_path, notes)
+
+    def delete(keys):
+        asked.set()
+        assert go_on.wait(PATIENCE)
+        if fails:
+            raise CheckpointError("no permission")
+
+    monkeypatch.setattr(location, "delete", delete)
+    assert snapshots._identity.confirmed
+    opening = snapshots._openings["0/0"] = _Opening("w", 1, 1e9, foreign=("one", "two"), seen_at=6)
+    snapshots.look([running(0)], Metrics())
+    assert asked.wait(PATIENCE)
+    snapshots._snapshotter.flush(lambda: None).result(PATIENCE / 2)
+    snapshots.look([running(0)], Metrics())
+    assert notes == []
+    go_on.set()
+    deadline = time.monotonic() + PATIENCE
+    while opening.deleting is not None:
+        assert time.monotonic() < deadline
+        snapshots.look([running(0)], Metrics())
+    assert notes == ([] if fails else ["task 0/0: 2 snapshots of commits that the log does not have deleted"])
+    snapshots.close()

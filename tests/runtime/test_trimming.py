@@ -9,9 +9,11 @@ from streams.core.errors import LogError, LogUnreachable
 from streams.core.record import TopicPartition
 from streams.log.kafka_admin import KafkaAdmin
 from streams.log.kafka_settings import Connection
+from streams.protocol import Lease
 from streams.runtime.trimming import Trimming
 
 PLACE = TopicPartition("a-changelog", 0)
+LEASE = Lease("0", True, "f", 100)
 
 
 def told(error):
@@ -20,15 +22,16 @@ def told(error):
     def trim(before):
         raise error
 
-    log, said = SimpleNamespace(settled_after=0, trim=trim), []
+    log, said = SimpleNamespace(settled_after=0, trim=trim, leases=lambda app, tasks: {0: LEASE}), []
     task = SimpleNamespace(
         id=SimpleNamespace(number=0),
+        lease=LEASE,
         partitions=[],
         inputs=[],
         changelog_partition=PLACE,
         unneeded=lambda floor: (PLACE, 5),
     )
-    trimming = Trimming(log, lambda about, text: said.append(text))
+    trimming = Trimming(log, "a", lambda about, text: said.append(text))
     for second in range(0, 60, 20):
         trimming.look(float(second), [task], {}, lambda task: None)
     return said
@@ -37,11 +40,12 @@ def told(error):
 def test_what_was_seen_of_a_task_that_was_away_since_counts_for_nothing():
     """Another worker had it, and brokers lost the log's end: it needs again what it did not need before."""
     deleted = []
-    log = SimpleNamespace(settled_after=120.0, trim=deleted.append)
+    log = SimpleNamespace(settled_after=120.0, trim=deleted.append, leases=lambda app, tasks: {0: LEASE})
 
     def opened():
         return SimpleNamespace(
             id=SimpleNamespace(number=0),
+            lease=LEASE,
             partitions=[],
             inputs=[],
             changelog_partition=PLACE,
@@ -49,7 +53,7 @@ def test_what_was_seen_of_a_task_that_was_away_since_counts_for_nothing():
             trimmed=lambda offset: None,
         )
 
-    trimming = Trimming(log, lambda about, text: None)
+    trimming = Trimming(log, "a", lambda about, text: None)
     before, after = opened(), opened()
     for second in range(0, 60, 20):
         trimming.look(float(second), [before], {}, lambda task: 100)
@@ -58,6 +62,28 @@ def test_what_was_seen_of_a_task_that_was_away_since_counts_for_nothing():
         trimming.look(float(second), [after], {}, lambda task: 70)
     assert {PLACE: 70} in deleted
     assert {PLACE: 100} not in deleted
+
+
+def test_nothing_is_deleted_of_a_task_that_the_log_has_at_another_commit():
+    """A worker lived on through a power failure of all brokers, its task was quiet: the log is at 95 again, and needs
+    what the commits up to 100 had made superfluous. The worker takes its tasks anew."""
+    deleted, leases = [], {0: LEASE}
+    log = SimpleNamespace(settled_after=120.0, trim=deleted.append, leases=lambda app, tasks: leases)
+    task = SimpleNamespace(
+        id=SimpleNamespace(number=0),
+        lease=LEASE,
+        partitions=[],
+        inputs=[],
+        changelog_partition=PLACE,
+        unneeded=lambda floor: (PLACE, floor),
+        trimmed=lambda offset: None,
+    )
+    trimming = Trimming(log, "a", lambda about, text: None)
+    trimming.look(0.0, [task], {}, lambda task: 100)
+    leases[0] = Lease("0", True, "f", 95)
+    with pytest.raises(LogError, match=r"sequence=100.* but at .*sequence=95.* in the log"):
+        trimming.look(150.0, [task], {}, lambda task: 100)
+    assert deleted == []
 
 
 def test_an_outage_is_not_told_as_a_refusal():

@@ -242,7 +242,7 @@ def _trims_what_was_read(self, now, tasks, committed, floor):
 
 MUTANTS = [
     Mutant(
-        "an input that was held back is not read on", lambda: [patch.object(SimReader, "resume", _no_resume)], seed=132
+        "an input that was held back is not read on", lambda: [patch.object(SimReader, "resume", _no_resume)], seed=97
     ),
     Mutant("offsets before outputs", lambda: [_patched(SimWriter, "commit", _offsets_first)]),
     Mutant("the lease record is not part of the commit", lambda: [_patched(SimWriter, "commit", _leases_left_out)]),
@@ -253,7 +253,7 @@ MUTANTS = [
             _patched(Task, "changelog", _applied_first),
             *_no_marks(),
         ],
-        seed=72,
+        seed=25,
     ),
     Mutant(  # three checks refuse it
         "a store ahead is taken as valid",
@@ -267,12 +267,12 @@ MUTANTS = [
     Mutant(
         "no new writer after a commit in doubt",
         lambda: [patch.object(Worker, "_check_writer", lambda self: None)],
-        seed=50,
+        seed=1212,
     ),
     Mutant(
         "a store of a lost history is taken as valid",
         _no_marks,
-        seed=49,
+        seed=141,
     ),
     Mutant("no fencing of the holder", rules=LogRules(no_fencing=True)),
     Mutant("no claim id", rules=LogRules(no_claim_id=True)),
@@ -289,16 +289,14 @@ MUTANTS = [
             patch.object(SimReader, "position", lambda self, partition: 10**9),
             patch.object(protocol, "check_restored", lambda *known: None),
         ],
-        seed=27,
+        seed=426,
     ),
     Mutant("a local store is used without the changelog's tail", lambda: [_patched(Recovery, "run", _no_replay)]),
     Mutant(
-        "a restarted task does not tell its shuffles again", lambda: [_patched(Task, "open", _not_told_again)], seed=43
+        "a restarted task does not tell its shuffles again", lambda: [_patched(Task, "open", _not_told_again)], seed=25
     ),
     Mutant("the frontier is not restored", lambda: [_patched(Release, "restore", _no_frontier)]),
-    Mutant(
-        "the channels' watermarks are not restored", lambda: [_patched(TaskInput, "restore", _no_channels)], seed=54
-    ),
+    Mutant("the channels' watermarks are not restored", lambda: [_patched(TaskInput, "restore", _no_channels)], seed=6),
     Mutant("lateness by batch", lambda: [_patched(TaskInput, "_take_source", _late_by_batch)]),
     Mutant("idleness guessed downstream", lambda: [patch.object(TaskInput, "watermark", property(_guessed_idle))]),
     Mutant(
@@ -312,9 +310,9 @@ MUTANTS = [
     Mutant(
         "the changelog is trimmed when its rewriting begins",
         lambda: [patch("streams.runtime.task.chunk", _trimmed_at_the_start)],
-        seed=1,
+        seed=7,
     ),
-    Mutant("what is not needed is deleted at once", lambda: [patch.object(SimLog, "settled_after", 0.0)], seed=353),
+    Mutant("what is not needed is deleted at once", lambda: [patch.object(SimLog, "settled_after", 0.0)], seed=71),
     Mutant(
         "shuffle blocks are trimmed when they are read", lambda: [patch.object(Trimming, "look", _trims_what_was_read)]
     ),
