@@ -24,7 +24,7 @@ from streams.core.topology import TaskId
 from streams.log.base import Committed
 from streams.protocol import Lease
 from streams.runtime.chain import Chain
-from streams.runtime.edges import ShuffleEdge, SinkEdge
+from streams.runtime.edges import ShuffleEdge, SinkEdge, latest
 from streams.runtime.inputs import TaskInput
 from streams.runtime.outside import OutsideSinks
 from streams.runtime.plan import made_again
@@ -284,8 +284,9 @@ class Task:
             if edge.flush(self._append, marks[id], idle, marker) and marker:
                 self._marked_at = now
         self._untold = any(edge.untold(marks[id], idle) for id, edge in self._shuffles.items())
+        topic, stamp = self._tools.plan.topics[self._tools.plan.dead_letters], self._tools.clock.now()
         letters = self._chain.letters.produced(
-            self._tools.plan.dead_letters, self._dead_partition(), self._tools.clock.now()
+            topic.name, self.id.partition % topic.partitions, stamp, latest(stamp, topic.ahead_ms)
         )
         if letters is not None:
             self._append(letters)
@@ -415,9 +416,6 @@ class Task:
 
     def _dead(self, letter: Letter, cause: str, operator: str) -> None:
         self.chain.letters.add(letter, cause, operator)
-
-    def _dead_partition(self) -> int:
-        return self.id.partition % self._tools.plan.topics[self._tools.plan.dead_letters].partitions
 
     def _shuffle_edge(self, node: str) -> ShuffleEdge:
         plan = self._tools.plan
