@@ -181,6 +181,7 @@ def make_worker(
     from streams.core.clock import SystemClock
     from streams.metrics import Metrics
     from streams.runtime.notes import to_logger
+    from streams.runtime.offline import drop_abandoned
     from streams.runtime.plan import prepare
     from streams.runtime.tools import Tools
     from streams.runtime.watchdog import Watchdog
@@ -190,6 +191,7 @@ def make_worker(
     plan = prepare(app.name, app.topology(), opened, app.dead_letters, settings.partitions, had=had or {})
     state_dir = Path(settings.state_dir) / app.name / settings.slot
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    drop_abandoned(state_dir)
     cache = settings.cache_bytes // max(1, len(plan.tasks))
     say = note if note is not None else to_logger
     snapshots = None

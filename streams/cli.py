@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,7 @@ def run(
     if workers is not None:
         supervise(context, app.name, settings, workers, stop_timeout, display)
         return
-    log = open_log(settings)
-    try:
+    with parent.telling() if parent is not None else nullcontext(), closing(open_log(settings)) as log:
         try:
             worker = make_worker(app, settings, log, hook=_crash_hook())
         except OSError as error:
@@ -113,8 +113,6 @@ def run(
             _serve(worker, settings)
         with display:
             work(worker, display, parent)
-    finally:
-        log.close()
 
 
 @cli.command()

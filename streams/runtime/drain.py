@@ -15,7 +15,8 @@ PATIENCE = 90.0
 class DrainWorker(Worker):
     """Takes all leases and commits like any worker, so it is fenced and exact like any. What differs:
 
-    - Sources are not read, so event time stands still, and none becomes idle.
+    - Sources are not read, so event time stands still, and none becomes idle. One whose topic was made again is in
+      nobody's way, and its position stays that of the former one.
     - No input is held back: what waits for rows of another one would otherwise never be read to its end.
     """
 

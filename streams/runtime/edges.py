@@ -22,6 +22,11 @@ _BLOCK_ROWS = 100_000  # rows that a shuffle holds back at the most before it wr
 _BLOCK_BYTES = 4_000_000  # of a block, uncompressed; a single row may be larger
 
 
+def latest(now: int, ahead_ms: int) -> int | None:
+    """The latest timestamp that a topic takes which lets records lie so far ahead of the brokers' clocks (-1: any)."""
+    return now + max(0, ahead_ms - _CLOCKS) if ahead_ms >= 0 else None
+
+
 def letters_of(batch: Batch, rows: Sequence[int]) -> list[Letter]:
     """The records that rows come from; the rows themselves as JSON where they come from none (a window's results)."""
     part = Batch(batch.frame[pl.Series(rows, dtype=pl.UInt32)])
@@ -66,10 +71,9 @@ class SinkEdge:
         self.records += frame.height
 
     def _times(self, column: pl.Series, now: int) -> Sequence[int]:
-        if self._ahead >= 0:
-            latest = now + max(0, self._ahead - _CLOCKS)
-            if (column.max() or 0) > latest:  # type: ignore[operator]
-                return np.minimum(column.to_numpy(), latest).tolist()  # type: ignore[no-any-return]
+        limit = latest(now, self._ahead)
+        if limit is not None and (column.max() or 0) > limit:  # type: ignore[operator]
+            return np.minimum(column.to_numpy(), limit).tolist()  # type: ignore[no-any-return]
         return column.to_list()
 
 

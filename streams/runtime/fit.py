@@ -7,6 +7,7 @@ numbers of sub-topologies mean nothing.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 import polars as pl
 
 from streams.checkpoint.savepoint import SavedSub, SavedTask, Savepoint
@@ -254,7 +255,7 @@ class Positions:
                     where=f"savepoint {self._saved.name!r}, partition {partition}",
                     fix="keep the partition count of the source and what it meets, or put a KeyBy behind the source",
                 )
-            made.inputs[item.topic] = place
+            made.inputs[item.topic] = msgspec.structs.replace(place, topic="")
         return made
 
     def _behind(self, sub: SubTopology) -> list[SavedSub]:

@@ -86,6 +86,8 @@ class TaskInput:
         self.next = 0
         self.fresh = 0
         self.maximum = NEVER
+        self.topic = ""
+        """Which topic of its name a source's is: see `InputPosition`."""
         self.idle_since: float | None = None
         self._decoder: JsonDecoder | BytesDecoder | None = None
         if source is not None:
@@ -97,6 +99,7 @@ class TaskInput:
     def restore(self, position: InputPosition) -> None:
         """Go on where a commit left off."""
         self.next, self.fresh, self.maximum = position.offset, position.read, position.maximum
+        self.topic = position.topic
         for number, channel in position.channels.items():
             self.channels[number] = Channel(channel.watermark, channel.idle)
 

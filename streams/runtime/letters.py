@@ -64,18 +64,20 @@ class DeadLetters:
                 made[operator] = f"{record}: {cause.splitlines()[0][:300] if cause else ''}"
         return made
 
-    def produced(self, topic: str, partition: int, now: int) -> Produced | None:
-        """The records for the dead-letter topic; None if there are none."""
+    def produced(self, topic: str, partition: int, now: int, latest: int | None = None) -> Produced | None:
+        """The records for the dead-letter topic; None if there are none. `latest`: their timestamps are no later, since
+        the topic would refuse them; a header has the bad record's own."""
         if not self._found:
             return None
         letters = list(self._found.values())
+        times = [letter.timestamp if letter.timestamp >= 0 else now for letter, _, _ in letters]
         headers: Sequence[Headers] = [_headers(letter, cause, operator) for letter, cause, operator in letters]
         return Produced(
             topic,
             partition,
             [letter.key for letter, _, _ in letters],
             [letter.value[:MOST_BYTES] for letter, _, _ in letters],
-            [letter.timestamp if letter.timestamp >= 0 else now for letter, _, _ in letters],
+            times if latest is None else [min(time, latest) for time in times],
             headers,
         )
 

@@ -1,13 +1,15 @@
 """State as it lies on disk, opened to look at: nothing of it is changed.
 
 A store on disk is looked at in a copy: tables, which RocksDB never changes, are hard links; its log and its manifest,
-which it writes at every open, are copied. The store's lock is held while that is done.
+which it writes at every open, are copied. The store's lock is held while that is done. A copy lies beside the stores,
+locked by whoever looks: what a killed process has left is told by that, and deleted by the next one.
 """
 
 import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from streams.state.files import holder_of
 from streams.state.rocksdb import RocksStore
 
 _CACHE = 1 << 20
+_COPY = ".looked-at-"
+_ABANDONED = 3600.0  # seconds after which a copy that nobody has locked is deleted; earlier it may just be made
 
 
 @dataclass(frozen=True)
@@ -87,12 +91,15 @@ def copy_of(directory: Path) -> Iterator[RocksStore]:
     Its lock is held while it is copied, and no longer: a worker that is given the task meanwhile would end.
     """
     scratch: Path | None = None
+    mine: int | None = None
     try:
+        drop_abandoned(directory.parent)
         with locked(directory):
             try:
-                scratch = Path(tempfile.mkdtemp(prefix=".looked-at-", dir=directory.parent))
+                scratch = Path(tempfile.mkdtemp(prefix=_COPY, dir=directory.parent))
             except OSError:  # not ours to write to: copied to elsewhere, tables too
                 scratch = Path(tempfile.mkdtemp(prefix="streams-state-"))
+            mine = _flock(scratch)
             copy = scratch / directory.name
             copy_files(directory, copy)
         try:
@@ -106,6 +113,29 @@ def copy_of(directory: Path) -> Iterator[RocksStore]:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+        if mine is not None:
+            os.close(mine)
+
+
+def drop_abandoned(place: Path, older: float = _ABANDONED) -> None:
+    """Delete the copies in a slot's directory that killed processes have left: their links keep the space of tables
+    that the store has given up."""
+    for copy in place.glob(f"{_COPY}*"):
+        with suppress(OSError):  # somebody else deletes it, or it is not ours to delete
+            if time.time() - copy.stat().st_mtime >= older and (held := _flock(copy)) is not None:
+                shutil.rmtree(copy, ignore_errors=True)
+                os.close(held)
+
+
+def _flock(directory: Path) -> int | None:
+    """Lock a directory until this is closed, or the process ends; None if it is locked, or cannot be."""
+    file = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        return None
+    return file
 
 
 def copy_files(directory: Path, to: Path) -> None:

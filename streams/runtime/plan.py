@@ -10,6 +10,7 @@ from streams.core.schema import nearest
 from streams.core.stream import Node
 from streams.core.topology import SubTopology, TaskId, Topology
 from streams.log.base import Log, TopicInfo, TopicSpec
+from streams.runtime.position import topic_mark
 from streams.runtime.store_types import digests, store_types
 
 _INTERNAL = {"retention.ms": "-1", "max.message.bytes": "16777216"}
@@ -129,9 +130,18 @@ def prepare(
 
 def check_grown(plan: Plan, log: Log) -> None:
     """TopicMismatch if a source topic has other partitions now than when the plan was made: nobody would read what lies
-    in the new ones, and windows would close without it. Raises LogError if the log does not answer."""
+    in the new ones, and windows would close without it; or if it was deleted and made again, and would be read on from
+    where the former one stood. Raises LogError if the log does not answer."""
     sources = sorted({topic for sub in plan.topology.subs for topic in sub.sources})
     for name, info in log.topics(sources).items():
+        was, now = topic_mark(plan.topics[name].id), topic_mark(info.id)
+        if was and now and was != now:
+            raise TopicMismatch(
+                f"source topic {name!r} was deleted and made again while this worker ran: it had the id {was}..., "
+                f"and has {now}... now",
+                where=f"application {plan.app!r}",
+                fix=made_again(plan.app),
+            )
         before = plan.topics[name].partitions
         if info.partitions != before:
             rest = "what lies in the new ones is not read" if info.partitions > before else "it was made anew"
@@ -149,6 +159,16 @@ def _changed(app: str) -> str:
         "reset PROGRAM`. To keep the state, take it elsewhere by a savepoint: with the old program `streams savepoint "
         "create NAME PROGRAM` (--had TOPIC=N if a source topic has grown), then under another app name `streams "
         f"savepoint restore NAME PROGRAM --from-app {app}`: see docs/savepoints.md"
+    )
+
+
+def made_again(app: str) -> str:
+    """The ways out where a source topic was deleted and made again."""
+    return (
+        "to begin anew: `streams reset PROGRAM`, or another app name. If it has the same records at the same offsets "
+        "(it was restored from a backup): `streams savepoint create NAME PROGRAM`, then under another app name "
+        f"`streams savepoint restore NAME PROGRAM --from-app {app}`, which takes the topic as it is: see "
+        "docs/operations.md"
     )
 
 

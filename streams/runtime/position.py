@@ -23,13 +23,25 @@ class InputPosition(msgspec.Struct, array_like=True):
     - `offset`: the first record with rows that wait; reading starts there after a restart;
     - `read`: the next record to read. What lies before it and below the frontier has been processed;
     - `maximum`: the running maximum of event time before the record at `offset`;
-    - `channels`: by the writer's partition (a source has one, 0), as of `read`.
+    - `channels`: by the writer's partition (a source has one, 0), as of `read`;
+    - `topic`: which topic of that name a source's is (`topic_mark`); empty where that is not known.
     """
 
     offset: int
     read: int
     maximum: int = NEVER
     channels: dict[int, Channel] = {}
+    topic: str = ""
+
+
+def topic_mark(id: str) -> str:
+    """What positions keep of a topic's id: its beginning, since a commit's note is short. Empty where the log tells no
+    id: old brokers give none, or zeros.
+
+    >>> topic_mark("mJpC5wq3QyeVtT6yVX0oTA"), topic_mark("AAAAAAAAAAAAAAAAAAAAAA")
+    ('mJpC5wq3', '')
+    """
+    return id[:8] if id.strip("A0-") else ""
 
 
 def mark_of(position: bytes) -> str:

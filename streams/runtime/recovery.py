@@ -6,11 +6,12 @@ local store -> usable? -> its changelog's tail
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from streams import protocol
-from streams.core.errors import Fenced, LogError, StateCorrupt, StateMismatch
+from streams.core.errors import Fenced, LogError, StateCorrupt, StateInUse, StateMismatch
 from streams.core.record import TopicPartition
 from streams.core.topology import TaskId
 from streams.log.base import Committed
@@ -21,11 +22,14 @@ from streams.runtime.tools import Tools
 from streams.state.base import StateStore
 from streams.state.changelog import NotThatHistory, Replay, decode
 
+T = TypeVar("T")
+
 _SNAPSHOTS = 4  # how many are tried whose stores turn out to be damaged when they are opened
 STEP = 0.01  # seconds about which a step takes: other tasks work between two
 _WAIT = 0.002  # seconds for blocks that are on their way
 _LAST = 100  # how far from a changelog's end its last block is looked for at first
 _NO_PROGRESS = 60.0  # seconds without anything to replay, far above the timeout of a transaction
+_IN_USE = 10.0  # seconds for a tool that looks at a store, and holds it while it copies
 
 
 def check_lease(id: TaskId, lease: Lease, tools: Tools) -> None:
@@ -70,7 +74,7 @@ class Recovery:
     def _run(self, known: Committed | None) -> Iterator[None]:
         log, lease = self._tools.log, self._lease
         topic_id = self._tools.plan.topics[self._changelog.topic].id
-        self.store = self._open_store()
+        self.store = yield from self._patiently(self._open_store)
         mark = self.store.mark
         same = known is None or known.note in ("", mark_of(mark.position))
         if lease.sequence and mark.sequence == lease.sequence and mark.topic_id == topic_id and same:
@@ -101,7 +105,7 @@ class Recovery:
             else:
                 why = f"stands at a commit {mark.sequence} that its changelog does not go on from"
             self._say(f"local state {why}: it is made anew from the log")
-            self.store = self._new_store()
+            self.store = yield from self._patiently(self._new_store)
         most = lease.sequence
         while True:
             yield from self._download(topic_id, start, most)
@@ -114,7 +118,7 @@ class Recovery:
                 if not found:
                     raise
                 self._say(f"the snapshot at commit {found} does not fit the log: {error.what}; an older one is taken")
-                self.store, most = self._new_store(), found - 1
+                self.store, most = (yield from self._patiently(self._new_store)), found - 1
 
     def _check_log(self, start: int) -> Iterator[None]:
         """Before a local store is dropped, which may be all that is left: StateMismatch if the log has evidently lost
@@ -170,10 +174,10 @@ class Recovery:
             return
         for _ in range(_SNAPSHOTS):
             self.store.close()
-            self._tools.drop_state(self._directory())
+            yield from self._patiently(lambda: self._tools.drop_state(self._directory()))
             yield from self._tools.download(self._id, self._directory(), topic_id, start, most)
             self._damaged = False
-            self.store = self._open_store()
+            self.store = yield from self._patiently(self._open_store)
             if not self._damaged:
                 return  # else the next one is another one
 
@@ -226,6 +230,21 @@ class Recovery:
     def _directory(self) -> Path:
         return self._tools.state_dir / f"{self._id.sub}-{self._id.partition}"
 
+    def _patiently(self, do: Callable[[], T]) -> Generator[None, None, T]:
+        """Try again for some seconds while another process holds the store: `streams state` and `verify` do while they
+        copy one. Other tasks go on meanwhile."""
+        end, told = self._tools.clock.monotonic() + _IN_USE, False
+        while True:
+            try:
+                return do()
+            except StateInUse as error:
+                if self._tools.clock.monotonic() >= end:
+                    raise
+                if not told:
+                    told = True
+                    self._say(f"{error.what}: waiting up to {_IN_USE:.0f} s for its end", logging.INFO)
+            yield
+
     def _open_store(self) -> StateStore:
         try:
             return self._tools.open_state(self._directory())
@@ -240,6 +259,7 @@ class Recovery:
     def _new_store(self) -> StateStore:
         if self.store is not None:
             self.store.close()
+            self.store = None
         self._tools.drop_state(self._directory())
         return self._tools.open_state(self._directory())
 

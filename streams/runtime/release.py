@@ -186,5 +186,5 @@ class Release:
                     row = first.frame[ROW].arg_min()
                     maximum = int(first.frame[WATERMARK][row]) + item.source.disorder  # type: ignore[index]
             channels = {n: Channel(c.watermark, c.idle) for n, c in item.channels.items()}
-            inputs[item.spec.topic] = InputPosition(low, max(item.next, item.fresh), maximum, channels)
+            inputs[item.spec.topic] = InputPosition(low, max(item.next, item.fresh), maximum, channels, item.topic)
         return TaskPosition(inputs, self.frontier, self.watermark)

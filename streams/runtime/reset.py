@@ -12,7 +12,7 @@ from streams.core.record import TopicPartition
 from streams.core.wording import counted
 from streams.log.base import Log
 from streams.protocol import Lease
-from streams.runtime.offline import LocalStore, local_stores, locked
+from streams.runtime.offline import LocalStore, drop_abandoned, local_stores, locked
 from streams.runtime.plan import Plan, internal_topics, lease_topic
 from streams.state.rocksdb import drop
 
@@ -120,6 +120,8 @@ def reset(
     for each in found.stores:
         drop(each.directory)
         say(f"deleted {each.directory}")
+    for slot_dir in {each.directory.parent for each in found.stores}:
+        drop_abandoned(slot_dir, 0.0)
     # 6. Snapshots.
     if location is not None and found.snapshots:
         location.delete([key for key, _ in found.snapshots])

@@ -31,7 +31,7 @@ from streams.runtime.fit import Begin, Fit, Positions, fit, named_whole, waiting
 from streams.runtime.leases import Taking
 from streams.runtime.notes import Note, to_logger
 from streams.runtime.plan import Plan
-from streams.runtime.position import TaskPosition
+from streams.runtime.position import TaskPosition, topic_mark
 from streams.state.base import Change
 from streams.state.changelog import decode, encode
 from streams.state.rewrite import Tail
@@ -87,6 +87,7 @@ class Restoring:
         """Do it; what is to be told about it."""
         # 1. Check everything before anything is made or written.
         made = fit(self._saved, self._plan.topology, self._plan.partitions, self._drop)
+        made.notes += self._other_topics()
         self._check_data()
         for task in self._plan.tasks:
             inputs = self._plan.topology.subs[task.sub].inputs
@@ -143,6 +144,20 @@ class Restoring:
                     for task in waiting_of(self._saved, item.node):
                         for block in self._blocks(task, item.node):
                             self._wanted(item, block)
+
+    def _other_topics(self) -> list[str]:
+        """What is to be told of source topics that are not those that the savepoint's application read."""
+        told: dict[str, str] = {}
+        for task in self._saved.tasks:
+            for topic, place in TaskPosition.decode(task.position).inputs.items():
+                now = topic_mark(self._plan.topics[topic].id) if topic in self._plan.topics else ""
+                if place.topic and now and place.topic != now:
+                    told[topic] = (
+                        f"source topic {topic!r} is another one than when the savepoint was taken (id {now}..., was "
+                        f"{place.topic}...): it is read on from the savepoint's offsets, so it must have the same "
+                        "records there"
+                    )
+        return list(told.values())
 
     def _take(self, group: Group) -> LogWriter:
         plan, numbers = self._plan, [t.number for t in self._plan.tasks]
@@ -326,7 +341,11 @@ class Restoring:
     def _position(self, sub_index: int, partition: int, begin: list[Begin]) -> TaskPosition:
         sub, plan = self._plan.topology.subs[sub_index], self._plan
         channels = [plan.channels(sub, i) for i in range(len(sub.inputs))]
-        return self._positions.of(sub, partition, plan.partitions[sub_index], channels, begin)
+        made = self._positions.of(sub, partition, plan.partitions[sub_index], channels, begin)
+        for item in sub.inputs:
+            if not item.shuffle:
+                made.inputs[item.topic].topic = topic_mark(plan.topics[item.topic].id)
+        return made
 
     def _place(
         self, writer: LogWriter, group: Group, begins: dict[TopicPartition, Begin], starts: dict[int, int]

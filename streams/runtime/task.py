@@ -15,7 +15,7 @@ from time import perf_counter
 
 from streams import protocol
 from streams.core.batch import Batch, Letter
-from streams.core.errors import StreamsError
+from streams.core.errors import StateMismatch, StreamsError
 from streams.core.record import Produced, Records, TopicPartition
 from streams.core.store import KeyValueStore, StoreSpec
 from streams.core.stream import Node
@@ -24,10 +24,11 @@ from streams.core.topology import TaskId
 from streams.log.base import Committed
 from streams.protocol import Lease
 from streams.runtime.chain import Chain
-from streams.runtime.edges import ShuffleEdge, SinkEdge
+from streams.runtime.edges import ShuffleEdge, SinkEdge, latest
 from streams.runtime.inputs import TaskInput
 from streams.runtime.outside import OutsideSinks
-from streams.runtime.position import TaskPosition, mark_of
+from streams.runtime.plan import made_again
+from streams.runtime.position import TaskPosition, mark_of, topic_mark
 from streams.runtime.recovery import Recovery, check_lease
 from streams.runtime.release import Release
 from streams.runtime.store_types import check_types
@@ -166,6 +167,7 @@ class Task:
         for item in self.inputs:
             if item.source is not None:
                 item.channels[0].idle = False
+                item.topic = item.topic or self._topic_now(item)
         starts = self._tools.log.starts([named[i.spec.topic] for i in fresh])
         latest = [named[i.spec.topic] for i in fresh if i.source is not None and i.source.start == "latest"]
         ends = self._tools.log.ends(latest) if latest else {}
@@ -174,6 +176,22 @@ class Task:
             item.next = item.fresh = ends.get(partition, starts[partition])
         if latest:
             self.touched = True  # "latest" was chosen now: a restart must not choose again
+
+    def _topic_now(self, item: TaskInput) -> str:
+        return topic_mark(self._tools.plan.topics[item.spec.topic].id)
+
+    def check_sources(self) -> None:
+        """StateMismatch if a source topic is not the one that the position is of: its offsets say nothing of it."""
+        for item in self.inputs:
+            now = self._topic_now(item) if item.source is not None else ""
+            if now and item.topic != now:
+                raise StateMismatch(
+                    f"source topic {item.spec.topic!r} is another one than what was read: it had the id "
+                    f"{item.topic}..., and has {now}... now. To read it on from offset {item.next} "
+                    "would pass over what lies below",
+                    where=f"task {self.id} of application {self._tools.plan.app!r}",
+                    fix=made_again(self._tools.plan.app),
+                )
 
     def _open_chain(self) -> None:
         plan = self._tools.plan
@@ -266,8 +284,9 @@ class Task:
             if edge.flush(self._append, marks[id], idle, marker) and marker:
                 self._marked_at = now
         self._untold = any(edge.untold(marks[id], idle) for id, edge in self._shuffles.items())
+        topic, stamp = self._tools.plan.topics[self._tools.plan.dead_letters], self._tools.clock.now()
         letters = self._chain.letters.produced(
-            self._tools.plan.dead_letters, self._dead_partition(), self._tools.clock.now()
+            topic.name, self.id.partition % topic.partitions, stamp, latest(stamp, topic.ahead_ms)
         )
         if letters is not None:
             self._append(letters)
@@ -397,9 +416,6 @@ class Task:
 
     def _dead(self, letter: Letter, cause: str, operator: str) -> None:
         self.chain.letters.add(letter, cause, operator)
-
-    def _dead_partition(self) -> int:
-        return self.id.partition % self._tools.plan.topics[self._tools.plan.dead_letters].partitions
 
     def _shuffle_edge(self, node: str) -> ShuffleEdge:
         plan = self._tools.plan

@@ -45,7 +45,7 @@ _IDLE_LOOK = 0.2
 _RESTORING = 0.002  # seconds between two looks at restores
 _GAUGES = 1.0
 _ENDS = 5.0
-_TOPICS = 10.0  # seconds between two looks at the partitions of source topics
+_TOPICS = 10.0  # seconds between two looks at the source topics
 _REFRESH = 600.0  # seconds after which a task that has nothing to do commits all the same
 _FENCED_AGAIN = 60.0
 _FENCES = 3
@@ -189,8 +189,8 @@ class Worker:
             self._abort(type(error).__name__, error)  # a damaged store is made anew when its task is taken again
 
     def _look_at_topics(self) -> None:
-        """End with TopicMismatch where a source topic has been given more partitions. What else is wrong with the log
-        is found elsewhere, where the worker begins anew: to look is no reason to end."""
+        """End with TopicMismatch where a source topic has been given more partitions, or was made again. What else is
+        wrong with the log is found elsewhere, where the worker begins anew: to look is no reason to end."""
         now = self._clock.monotonic()
         if now - self._topics_at < _TOPICS:
             return
@@ -307,6 +307,7 @@ class Worker:
 
     def _starts(self, task: Task) -> dict[TopicPartition, int]:
         """What is read of a task that runs from now on."""
+        task.check_sources()
         return task.starts()
 
     def _look_idle(self, now: float) -> None:

@@ -8,6 +8,8 @@ clock. The gap is then crossed in stretches of the keys' range, each short enoug
 1. A stretch has an end: its start, read as a number, plus a width. At first it goes to the end of all.
 2. A cursor over it that gives up: the next attempt is a sixteenth as wide, from the last entry that was seen.
 3. One that comes to the end of the stretch: the next stretch begins there, and is four times as wide.
+4. The number is made of 32 bytes. Where a width of 1 is too much, all keys there agree in these (addresses, long ids):
+   the next 32 count, as long as keys have the same ones before.
 """
 
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typing import Protocol
 from streams.core.errors import StateError
 
 _BYTES = 32  # of a key that count for the width
+_FARTHEST = 4096  # bytes of a key behind which none count
 
 
 class Cursor(Protocol):
@@ -52,6 +55,8 @@ class Look:
     ) -> None:
         self._open, self._sequence, self._at, self._stop = open, sequence, start, stop
         self._bits: int | None = None  # of the width; None: to the end
+        self._before = 0  # how many bytes of the keys lie before those that count
+        self._leaves = False  # at the end of the stretch those before them are others
         self._cursor: Cursor | None = None
         self._bound: bytes | None = None
         self.ended = stop is not None and stop <= start
@@ -78,23 +83,32 @@ class Look:
                 assert self._bound is not None
                 assert self._bits is not None
                 self._at, self._bits, self._cursor = self._bound, self._bits + 2, None
+                if self._leaves:
+                    self._before, self._bits = self._before - _BYTES, 0
         return entries
 
     def _begin(self) -> None:
-        self._bound = self._stop
+        self._bound, self._leaves = self._stop, False
         if self._bits is not None:
-            end = int.from_bytes(self._at[:_BYTES].ljust(_BYTES, b"\0")) + (1 << self._bits)
-            if end < 1 << 8 * _BYTES:
-                near = end.to_bytes(_BYTES)
+            size = self._before + _BYTES
+            start = int.from_bytes(self._at[:size].ljust(size, b"\0"))
+            end, leaving = start + (1 << self._bits), ((start >> 8 * _BYTES) + 1) << 8 * _BYTES
+            self._leaves = self._before > 0 and end >= leaving
+            end = min(end, leaving)
+            if end < 1 << 8 * size:
+                near = end.to_bytes(size)
                 self._bound = near if self._stop is None else min(near, self._stop)
         self._cursor, self.last = self._open(self._at, self._bound), self._sequence()
 
     def _narrow(self) -> None:
         self._cursor = None
         bits = (8 * _BYTES if self._bits is None else self._bits) - 4
+        if bits < 0 and self._before < _FARTHEST:
+            self._before += _BYTES
+            bits = 8 * _BYTES - 4
         if bits < 0:
             raise StateError(
-                f"too many deleted entries lie behind the key 0x{self._at[:_BYTES].hex()}",
+                f"too many deleted entries lie behind the key 0x{self._at[:_BYTES].hex()}...",
                 fix="begin behind it (--from), or look at the state in the log: --from-changelog",
             )
         self._bits = bits

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from streams.runtime.queries import MOST
 from streams.runtime.reporter import Status
-from streams.supervisor.parent import METRICS, VARIABLE, Answered, Dropped, Question
+from streams.supervisor.parent import METRICS, UNREACHABLE, VARIABLE, Answered, Dropped, Question
 from streams.web.health_many import QUESTION
 from streams.web.state import Answer, Asked, Refused, answer_of, timeout_of
 
@@ -39,6 +39,8 @@ class Child:
         self.status = Status()
         self.joined = False
         """It has told its status: it works."""
+        self.unreachable = False
+        """It has said that it ends because the log cannot be reached."""
         self._last: deque[str] = deque(maxlen=_KEPT)
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._asking = threading.Lock()
@@ -168,6 +170,8 @@ class Child:
                     self._unanswered_health.discard(said.number)
                     if (waits := self._questions.get(said.number)) is not None:
                         waits.put(said.answer)
+                elif said == UNREACHABLE:
+                    self.unreachable = True
                 else:
                     self._answers.put(said)
         except (EOFError, OSError):

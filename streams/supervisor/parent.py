@@ -4,10 +4,12 @@ import logging
 import os
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from streams.core.errors import LogUnreachable
 from streams.runtime.worker import Worker
 from streams.terminal.figures import snapshot
 from streams.web.health_many import QUESTION, told_by
@@ -15,6 +17,7 @@ from streams.web.state import Answer, Asked, Parameters, Refused, StateAnswers, 
 
 VARIABLE = "STREAMS_SUPERVISOR"  # the file descriptor of the socket; ours, not for users
 METRICS = "metrics"
+UNREACHABLE = "unreachable"
 
 _EVERY = 0.25
 _ORPHAN = 30.0  # seconds that a worker without a supervisor has for its last commit
@@ -67,6 +70,16 @@ class Parent:
         """Send the status now, if there is still somebody to hear it."""
         with suppress(OSError):
             self._send(snapshot(worker.status))
+
+    @contextmanager
+    def telling(self) -> Iterator[None]:
+        """Tell the supervisor if this worker ends because the log cannot be reached."""
+        try:
+            yield
+        except LogUnreachable:
+            with suppress(OSError):
+                self._send(UNREACHABLE)
+            raise
 
     def _send(self, what: object) -> None:
         with self._sending:

@@ -66,7 +66,8 @@ class Supervisor:
     """Runs a command for each slot until SIGTERM or Ctrl-C.
 
     1. All are started. One that ends by itself is started again after a wait (`Restarts`); if it dies too often in a
-       row, all others are stopped and `StreamsError` says what it said last.
+       row, all others are stopped and `StreamsError` says what it said last. Deaths because the log cannot be reached
+       do not count, once it has been: those that live survive that, too.
     2. On SIGTERM or SIGINT all get SIGTERM, together; each commits and gives its tasks back.
     3. Those that have not ended after `stop_timeout` seconds get SIGKILL: nothing is lost, what was open is done again.
     4. If the supervisor itself dies, the workers see it and do as in 2.
@@ -77,6 +78,7 @@ class Supervisor:
         self._stop_timeout = stop_timeout
         self._environment = environment(len(self.members))
         self._stopping = threading.Event()
+        self._joined = False
         self._ready = os.environ.get("STREAMS_READY_FILE")
         self._meter = Meter(app, f"{self.members[0].slot} .. {self.members[-1].slot}", log)
 
@@ -122,7 +124,7 @@ class Supervisor:
         self._buried(member, child)
         if self._stopping.is_set():
             return  # it was told to end just now
-        wait = member.restarts.died(lived)
+        wait = member.restarts.died(lived, counts=not (child.unreachable and self._reached()))
         if wait is None:
             lines = [f"    {line}" for line in child.said()] or ["    (nothing)"]
             raise StreamsError(
@@ -152,6 +154,11 @@ class Supervisor:
         counts = Status(told.records_in, told.records_out, told.late, told.dead, told.commits, told.aborts)
         member.gone = merged([member.gone, counts])
         member.child = None
+        self._joined = self._joined or child.joined
+
+    def _reached(self) -> bool:
+        """Some worker has been on the log: that it cannot be reached now is no wrong setting."""
+        return self._joined or any(m.child is not None and m.child.joined for m in self.members)
 
     def _say_ready(self) -> None:
         if self._ready and all(m.child is not None and m.child.joined for m in self.members):

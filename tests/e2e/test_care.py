@@ -1,9 +1,12 @@
 """`streams state`, `reset`, `verify` on a stopped application, beside a working one, and on one that was damaged."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -393,6 +396,47 @@ def test_a_store_that_is_looked_at_may_be_opened_meanwhile(place):
     with copy_of(store.directory) as copy:
         opened = subprocess.run([sys.executable, "-c", opens, store.directory], capture_output=True, text=True)
         assert opened.stdout == f"{copy.mark.sequence}\n", opened.stderr
+
+
+def _left(place, seconds=2 * 3600):
+    """What a look has left that was killed so long ago."""
+    [store] = [s for s in local_stores(place.state, "care") if s.task == "0/0"]
+    dies = (
+        "import os, signal, sys; from pathlib import Path; from streams.runtime.offline import copy_of\n"
+        "with copy_of(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", dies, store.directory]).returncode == -signal.SIGKILL
+    [left] = _copies(store)
+    os.utime(left, (time.time() - seconds,) * 2)
+    return store
+
+
+def _copies(store):
+    return list(store.directory.parent.glob(".looked-at-*"))
+
+
+@pytest.mark.parametrize("who", ["a look", "a worker", "a reset"])
+def test_what_a_killed_look_has_left_is_deleted(place, who):
+    """Its hard links hold the space of tables that the store has given up."""
+    store = _left(place)
+    if who == "a look":
+        place.say("state", "stats", PROGRAM)
+    elif who == "a worker":
+        place.work()
+    else:
+        place.say("reset", PROGRAM, "--yes")
+    assert _copies(store) == []
+
+
+def test_a_copy_that_is_young_or_looked_at_is_not_deleted(place):
+    store = _left(place, 0)
+    with copy_of(store.directory):
+        assert len(_copies(store)) == 2
+        for copy in _copies(store):
+            os.utime(copy, (0, 0))
+        place.say("state", "stats", PROGRAM)
+        assert len(_copies(store)) == 1
+    assert _copies(store) == []
 
 
 def test_a_location_that_is_not_there_is_told_and_not_made(place):

@@ -1,4 +1,6 @@
-"""A sink topic that somebody else has made, with the brokers' defaults: they take no timestamp an hour ahead."""
+"""Topics for results and dead letters that somebody else has made, with the brokers' defaults: they take no timestamp
+an hour ahead.
+"""
 
 import json
 import uuid
@@ -26,7 +28,7 @@ class Tx(Schema):
 
 def test_a_row_whose_event_time_lies_ahead_is_written_all_the_same(kafka, tmp_path):
     name, notes, clock = f"ahead-{uuid.uuid4().hex[:8]}", [], SystemClock()
-    app = App(name)
+    app = App(name, dead_letters=f"{name}-bad")
     tx = app.source(f"{name}-tx", Tx, start="earliest")
     tx | Filter(col("card") != "x") | app.sink(f"{name}-out", partitions=1)
     settings = Settings(brokers=kafka.bootstrap, state_dir=str(tmp_path), commit_interval=50)
@@ -34,9 +36,11 @@ def test_a_row_whose_event_time_lies_ahead_is_written_all_the_same(kafka, tmp_pa
     try:
         log.create([TopicSpec(f"{name}-tx", 1, {})])
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-        admin.create_topics([NewTopic(f"{name}-out", 1)])[f"{name}-out"].result()
+        theirs = [f"{name}-out", f"{name}-bad"]
+        for made in admin.create_topics([NewTopic(topic, 1) for topic in theirs]).values():
+            made.result()
         deadline = clock.monotonic() + PATIENCE
-        while f"{name}-out" not in log.topics([f"{name}-out"]):  # a broker may know it a moment later
+        while len(log.topics(theirs)) < 2:  # a broker may know them a moment later
             assert clock.monotonic() < deadline
             clock.sleep(0.05)
         now = clock.now()
@@ -44,11 +48,12 @@ def test_a_row_whose_event_time_lies_ahead_is_written_all_the_same(kafka, tmp_pa
         values = [json.dumps({"card": "a", "at": at}).encode() for at in (now, now + 2 * 3_600_000)]
         writer = log.writer(f"{name}-feeder", "0")
         writer.append(Produced(f"{name}-tx", 0, [None] * 2, values, now))
+        writer.append(Produced(f"{name}-tx", 0, [None], [b"broken"], now + 2 * 3_600_000))
         writer.commit({}, {})
         writer.close()
         worker = make_worker(app, settings, log, note=lambda text, *_, **__: notes.append(text))
         worker.start()
-        while worker.status.records_out.get(f"{name}-out", 0) < 2:
+        while worker.status.records_out.get(f"{name}-out", 0) < 2 or f"{name}-bad" not in worker.status.records_out:
             assert clock.monotonic() < deadline, notes
             worker.turn()
         worker.leave()

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import Pipe
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,10 +16,11 @@ from streams.core.errors import StreamsError
 from streams.runtime.queries import MOST
 from streams.runtime.reporter import Status
 from streams.supervisor.child import Child
-from streams.supervisor.parent import Dropped, Parent, Question
+from streams.supervisor.parent import UNREACHABLE, VARIABLE, Dropped, Parent, Question
 from streams.supervisor.supervisor import Supervisor
 from streams.web.health_many import question
 from streams.web.state import Answer, Asked
+from tests.terminal.place import Place
 
 _HEALTH_ALONE = """
 import os
@@ -124,3 +126,42 @@ def test_a_worker_that_cannot_be_started_now_is_started_later(monkeypatch: pytes
     member.due = 0.0
     with pytest.raises(StreamsError, match=r"cannot be started: .*unavailable"):
         supervisor._look_after(member)
+
+
+_UNREACHABLE = f"""
+import os
+from multiprocessing.connection import Connection
+Connection(int(os.environ[{VARIABLE!r}])).send({UNREACHABLE!r})
+raise SystemExit(1)
+"""
+
+
+def deaths(supervisor: Supervisor, most: int) -> int:
+    """How often the worker dies before the supervisor gives up, at most so often."""
+    [member] = supervisor.members
+    for number in range(most):
+        member.due = 0.0
+        try:
+            while member.due == 0.0 or member.child is not None:
+                supervisor._look_after(member)
+                time.sleep(0.01)
+        except StreamsError:
+            return number + 1
+    return most
+
+
+@pytest.mark.parametrize(("joined", "expected"), [(True, 7), (False, 5)])
+def test_deaths_while_the_log_is_away_do_not_count_once_it_was_there(joined: bool, expected: int) -> None:
+    """A worker that was killed in an outage of the brokers had all others stopped, after five starts."""
+    supervisor = Supervisor("app", "log", {"0-0": [sys.executable, "-c", _UNREACHABLE]})
+    supervisor._joined = joined
+    assert deaths(supervisor, 7) == expected
+
+
+def test_a_worker_tells_that_the_log_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere" / "log.db").mkdir(parents=True)
+    made = Child("0-0", place.command("--log-dir", "elsewhere"), place.environment())
+    made.finish()
+    assert (made.unreachable, made.why()) == (True, "ended with exit code 1"), made.said()
