@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streams.core.errors import StateCorrupt
+from streams.core.errors import StateCorrupt, StateInUse
 from streams.core.topology import TaskId
 from streams.log.base import Log
 from streams.runtime.offline import copy_files, locked
@@ -34,11 +34,11 @@ def restore_copy(
     CheckpointError if the location cannot be read.
     """
     if local is not None and local.exists():
-        with locked(local):
-            copy_files(local, directory)
         try:
+            with locked(local):
+                copy_files(local, directory)
             made = follow(directory, log, plan, task)
-        except (NotThatHistory, StateCorrupt) as error:
+        except (StateInUse, NotThatHistory, StateCorrupt) as error:
             fix = "leave --state-dir out: snapshots and the changelog are read instead"
             raise type(error)(error.what, where=str(local), fix=fix) from error
     else:

@@ -161,7 +161,7 @@ class _Replaying:
         restore = Restore(
             location,
             self._app,
-            self._directory.name,
+            f"{self._task.sub}-{self._task.partition}",
             self._directory,
             max_sequence=most,
             topic_id=self._topic_id,

@@ -175,7 +175,7 @@ def test_debug_with_a_copy_of_local_state(ran, process, letter):
     name, state = letter("steps-1"), str(ran._directory / "state")
     status, output = process(name, "--debugger", "none", "--state-dir", state)
     assert status == 1
-    assert "has this state open" in output
+    assert "has this store open" in output
     ran.restart()
     assert "# steps-1 keeps of card='c1': {'last': 77}" in process(name, "--debugger", "none")[1]
     assert "before = 77" in process(name, "--debugger", "none", "--state-dir", state)[1]

@@ -4,9 +4,10 @@ import pytest
 
 from streams.app import open_store
 from streams.checkpoint.location import Location
-from streams.core.errors import StateMismatch
+from streams.core.errors import StateCorrupt, StateMismatch
 from streams.dlq.readonly import ReadOnlyLog
 from streams.dlq.restored import restore_copy
+from streams.state.rocksdb import RocksStore
 from tests.runtime.test_snapshots import Shop
 
 
@@ -38,9 +39,27 @@ def test_behind_a_trimmed_changelog_the_state_is_that_of_snapshot_and_tail(shop,
     assert said == []
 
 
+def test_a_snapshot_whose_store_turns_out_to_be_damaged_is_passed_over(shop, tmp_path, monkeypatch):
+    (task,) = shop.worker.plan.tasks
+    location, opened, said = Location(str(shop.location)), [], []
+
+    def damaged_at_first(directory, **options):
+        opened.append(directory)
+        if len(opened) == 1:
+            raise StateCorrupt("a block is not what its checksum says", where=str(directory))
+        return RocksStore(directory, **options)
+
+    monkeypatch.setattr("streams.runtime.replayed.RocksStore", damaged_at_first)
+    where = tmp_path / "copy"
+    restore_copy(ReadOnlyLog(shop.log), shop.worker.plan, task, where, location=location, note=said.append)
+    copy = open_store(1 << 20)(where)
+    assert entries(copy) == entries(next(iter(shop.worker._tasks.values())).store)
+    copy.close()
+    assert [text for text in said if "an older one is taken" in text], said
+
+
 def test_without_the_location_it_is_refused_and_the_way_out_is_said(shop, tmp_path):
     (task,) = shop.worker.plan.tasks
-    said = []
-    with pytest.raises(StateMismatch, match="begins at commit"):
-        restore_copy(ReadOnlyLog(shop.log), shop.worker.plan, task, tmp_path / "copy", note=said.append)
-    assert any("name it here, too" in text for text in said)
+    with pytest.raises(StateMismatch, match="begins at commit") as error:
+        restore_copy(ReadOnlyLog(shop.log), shop.worker.plan, task, tmp_path / "copy")
+    assert "--checkpoints" in error.value.fix
