@@ -1,7 +1,7 @@
 """The state of a task in RocksDB: one database a task, one column family a map, uncommitted writes in memory.
 
 What is on disk is always the state right after some commit, together with that commit's mark, whatever happens to the
-process. Traps of rocksdict that shape this module, all measured; tests/state/test_rocksdb.py keeps them shut:
+process. Traps of rocksdict that shape this module, all measured; tests/state/test_*.py keep them shut:
 
 - Raw mode everywhere: the default mode unpickles what it reads.
 - The write-ahead log stays on, or a killed process tears the maps apart. Flushes are atomic, so that what has left the
