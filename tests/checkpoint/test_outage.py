@@ -8,7 +8,7 @@ from streams.checkpoint.identity import Identity
 from streams.checkpoint.location import Location
 from streams.core.errors import CheckpointError, LocationUnreachable
 from tests.checkpoint.support import Proxy, s3_options
-from tests.runtime.test_snapshots import Shop
+from tests.runtime.shop import Shop
 
 
 @pytest.fixture

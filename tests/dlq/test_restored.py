@@ -8,7 +8,7 @@ from streams.core.errors import StateCorrupt, StateMismatch
 from streams.dlq.readonly import ReadOnlyLog
 from streams.dlq.restored import restore_copy
 from streams.state.rocksdb import RocksStore
-from tests.runtime.test_snapshots import Shop
+from tests.runtime.shop import Shop
 
 
 @pytest.fixture

@@ -8,30 +8,13 @@ import pytest
 from streams.app import open_store
 from streams.checkpoint.location import Location
 from streams.dlq.restored import restore_copy
-from streams.log.embedded import EmbeddedLog
 from streams.runtime.replayed import replayed
 from streams.runtime.verify import Verification
-from tests.runtime.test_snapshots import CHANGELOG, Shop
+from tests.runtime.shop import CHANGELOG, Shop
 
 
 class Lost(Shop):
     """A shop whose power may fail."""
-
-    def snapshot(self, count):
-        for _ in range(count):
-            have = self.snapshots()
-            self.send()
-            self.until(lambda have=have: self.snapshots() > have)
-
-    def close(self):
-        self.worker.close()
-        self.feeder.close()
-        self.log.close()
-
-    def reopen(self):
-        self.log = EmbeddedLog(self.directory / "log")
-        self.feeder = self.log.writer("feed", "0")
-        self.start()
 
     def keep(self):
         """What of the log is on the brokers' disks for sure."""

@@ -9,7 +9,7 @@ from streams.core.errors import StateMismatch
 from streams.log.embedded import EmbeddedLog
 from streams.runtime.worker import _REFRESH
 from streams.state.rocksdb import RocksStore
-from tests.runtime.test_snapshots import CHANGELOG, Shop
+from tests.runtime.shop import CHANGELOG, Shop
 
 
 @pytest.fixture
@@ -23,27 +23,6 @@ def shop(tmp_path):
     made.log.close()
 
 
-def snapshots(shop, count):
-    for _ in range(count):
-        have = shop.snapshots()
-        shop.send()
-        shop.until(lambda have=have: shop.snapshots() > have)
-
-
-def close(shop):
-    shop.worker.close()
-    shop.worker = None
-    shop.feeder.close()
-    shop.log.close()
-
-
-def reopen(shop):
-    shop.log = EmbeddedLog(shop.directory / "log")
-    shop.feeder = shop.log.writer("feed", "0")
-    shop.notes.clear()
-    shop.start()
-
-
 def sequence_on_disk(shop) -> int:
     [directory] = Path(shop.directory / "state").rglob("0-0")
     store = RocksStore(directory, cache_bytes=1 << 20)
@@ -55,18 +34,18 @@ def sequence_on_disk(shop) -> int:
 
 def test_snapshots_of_a_lost_history_do_not_push_out_those_that_the_log_has(shop):
     """A power failure takes the log's last commits; snapshots of them lie in the location. Then the machine is lost."""
-    snapshots(shop, 2)
-    close(shop)
+    shop.snapshot(2)
+    shop.close()
     saved = shutil.copytree(shop.directory / "log", shop.directory / "saved")
     sent = shop.sent
-    reopen(shop)
-    snapshots(shop, 6)
-    close(shop)
+    shop.reopen()
+    shop.snapshot(6)
+    shop.close()
     shutil.rmtree(shop.directory / "log")
     shutil.copytree(saved, shop.directory / "log")
     shop.sent = sent
-    reopen(shop)
-    snapshots(shop, 3)
+    shop.reopen()
+    shop.snapshot(3)
     assert any("of commits that the log does not have deleted" in note for note in shop.notes), shop.notes
     shop.until_trimmed()
     shop.lose_the_machine()
@@ -79,21 +58,21 @@ def test_snapshots_whose_commits_may_still_be_lost_push_out_none_that_the_log_ha
     """All that are kept are younger than what a power failure takes, and the changelog is trimmed: older ones stay."""
     monkeypatch.setattr(EmbeddedLog, "durable_after", 120.0)
     shop.until_trimmed()
-    close(shop)
+    shop.close()
     saved = shutil.copytree(shop.directory / "log", shop.directory / "saved")
     sent, begun = shop.sent, shop.clock.monotonic()
-    reopen(shop)
-    snapshots(shop, 3)  # two are kept
+    shop.reopen()
+    shop.snapshot(3)  # two are kept
     assert shop.clock.monotonic() - begun < 120.0
     trimmed = shop.log.starts([CHANGELOG])
-    close(shop)
+    shop.close()
     shutil.rmtree(shop.directory / "log")
     shutil.copytree(saved, shop.directory / "log")
     shop.sent = sent
     shop.log = EmbeddedLog(shop.directory / "log")
     shop.log.trim(trimmed)  # a deletion lasts
     shop.log.close()
-    reopen(shop)
+    shop.reopen()
     shop.send()
     assert shop.counts() == shop.expected()
 
@@ -111,7 +90,7 @@ def test_an_application_of_the_same_name_on_another_log_deletes_none_of_our_snap
     other = Shop(tmp_path / "other")
     other.location = shop.location
     other.start()
-    snapshots(other, 4)
+    other.snapshot(4)
     other.worker.close()
     other.feeder.close()
     other.log.close()
@@ -139,7 +118,7 @@ def test_a_forgotten_checkpoint_location_is_named(shop, other):
 
 
 def test_who_goes_on_without_the_location_is_told(shop):
-    snapshots(shop, 1)
+    shop.snapshot(1)
     shop.worker.leave()
     shop.worker.close()
     shop.location = ""

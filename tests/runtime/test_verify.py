@@ -5,7 +5,7 @@ import pytest
 from streams.checkpoint.location import Location
 from streams.checkpoint.manifest import list_manifests
 from streams.runtime.verify import Verification
-from tests.runtime.test_snapshots import Shop
+from tests.runtime.shop import Shop
 
 
 @pytest.fixture
