@@ -296,7 +296,9 @@ MUTANTS = [
         "a restarted task does not tell its shuffles again", lambda: [_patched(Task, "open", _not_told_again)], seed=25
     ),
     Mutant("the frontier is not restored", lambda: [_patched(Release, "restore", _no_frontier)]),
-    Mutant("the channels' watermarks are not restored", lambda: [_patched(TaskInput, "restore", _no_channels)], seed=6),
+    Mutant(
+        "the channels' watermarks are not restored", lambda: [_patched(TaskInput, "restore", _no_channels)], seed=30
+    ),
     Mutant("lateness by batch", lambda: [_patched(TaskInput, "_take_source", _late_by_batch)]),
     Mutant("idleness guessed downstream", lambda: [patch.object(TaskInput, "watermark", property(_guessed_idle))]),
     Mutant(
@@ -312,7 +314,7 @@ MUTANTS = [
         lambda: [patch("streams.runtime.task.chunk", _trimmed_at_the_start)],
         seed=7,
     ),
-    Mutant("what is not needed is deleted at once", lambda: [patch.object(SimLog, "settled_after", 0.0)], seed=71),
+    Mutant("what is not needed is deleted at once", lambda: [patch.object(SimLog, "settled_after", 0.0)], seed=771),
     Mutant(
         "shuffle blocks are trimmed when they are read", lambda: [patch.object(Trimming, "look", _trims_what_was_read)]
     ),
