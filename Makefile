@@ -47,6 +47,7 @@ format: $(FULL) ## put the code into shape
 	@$(PYTHON) -m ruff check --fix --quiet .
 
 install: $(FULL) ## the virtual environment with everything in it (.venv)
+	@echo "everything is in $(VENV): try $(VENV)/bin/streams --help, make demo, make test"
 
 clean: ## remove the virtual environment and the tools' caches; data stays
 	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
