@@ -120,14 +120,17 @@ class Proxy:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what was aborted is closed in the loop's next round
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        ends = [writer]
         try:
             above, below = await asyncio.open_connection("127.0.0.1", self.target)
+            ends.append(below)
             pumps = [asyncio.ensure_future(self._pump(reader, below)), asyncio.ensure_future(self._pump(above, writer))]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -135,10 +138,14 @@ class Proxy:
                 for pump in pumps:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
-                below.close()
-                writer.close()
         except OSError:
-            writer.close()
+            pass
+        except asyncio.CancelledError:  # nobody is there any more to read what is left
+            for end in ends:
+                end.transport.abort()
+            raise
+        for end in ends:
+            end.close()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
