@@ -11,6 +11,10 @@ ENV  := $(if $(wildcard $(FULL)),$(FULL),$(RUN))
 
 PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile
 
+# The packages are installed without bytecode. Where it may not be written, each of the many processes of a test run
+# compiles all it imports: 2.4 s for a worker, instead of 0.9 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint docs pythons bench format install lock lock-broker clean
 
