@@ -51,6 +51,7 @@ from rocksdict import (
 from streams.core.errors import StateCorrupt, StateError, StateInUse, StateMismatch
 from streams.core.store import StoreSpec
 from streams.state.base import Change, Mark, StateStore
+from streams.state.cursor import RocksCursor
 from streams.state.files import DAMAGED, Manifest, corrupt, endless, manifest_of, named
 from streams.state.look import Look
 from streams.state.overlay import CachedMap, CleanEntries
@@ -128,49 +129,6 @@ def _no_slowdown() -> WriteOptions:
     return options
 
 
-class _Cursor:
-    """A place in a column family. The only holder of a RocksDB iterator, so that closing the store can drop it."""
-
-    tired = rests = False
-
-    def __init__(
-        self, directory: Path, iterator: Any, options: ReadOptions, start: bytes, seconds: float = math.inf
-    ) -> None:
-        self._directory, self._iterator, self._seconds = directory, iterator, seconds
-        self._options = options  # the iterator has a bare pointer to the bound in them
-        self._start: bytes | None = start  # what it sees is settled already; the way there can take time
-
-    def read(self, most: int) -> list[tuple[bytes, bytes | None]]:
-        """The next entries; fewer than `most` at the end, or where it is `tired` or `rests`."""
-        iterator = self._iterator
-        if iterator is None:
-            raise StateError("the store was closed while a scan of it ran", where=str(self._directory))
-        entries: list[tuple[bytes, bytes | None]] = []
-        until, self.rests = time.monotonic() + self._seconds, False
-        try:
-            if self._start is not None:
-                start, self._start = self._start, None
-                iterator.seek(start)
-            while len(entries) < most and iterator.valid():
-                entries.append((iterator.key(), iterator.value()))
-                iterator.next()
-                if time.monotonic() > until:
-                    self.rests = iterator.valid()
-                    break
-            if len(entries) < most:
-                iterator.status()
-        except Exception as error:
-            self.close()
-            del iterator  # the traceback keeps this frame, the frame would keep the LOCK
-            if "Result incomplete" not in str(error):
-                raise named(error, self._directory, "reading") from error
-            self.tired = True
-        return entries
-
-    def close(self) -> None:
-        self._iterator = None
-
-
 class RocksStore(StateStore):
     """A task's state in a directory of its own, with at most `cache_bytes` of clean entries in memory.
 
@@ -197,7 +155,7 @@ class RocksStore(StateStore):
     def __init__(self, directory: Path, *, cache_bytes: int) -> None:
         self._directory, self.cache = directory, CleanEntries(cache_bytes)
         self._maps: dict[str, CachedMap] = {}
-        self._cursors: WeakSet[_Cursor] = WeakSet()
+        self._cursors: WeakSet[RocksCursor] = WeakSet()
         self._families: dict[str, Rdict] = {}
         self._flushing = Lock()
         self._database: Rdict | None = None
@@ -353,7 +311,7 @@ class RocksStore(StateStore):
         except Exception as error:
             raise named(error, self._directory, "reading") from error
 
-    def cursor(self, name: str, start: bytes, stop: bytes | None, skipped: int = 0) -> _Cursor:
+    def cursor(self, name: str, start: bytes, stop: bytes | None, skipped: int = 0) -> RocksCursor:
         """A cursor over what is on disk now. It steps over at most so many deleted entries at once, and rests after a
         millisecond (0: over all, and does not rest)."""
         options = ReadOptions()
@@ -361,7 +319,7 @@ class RocksStore(StateStore):
         if stop is not None:
             options.set_iterate_upper_bound(stop)
         seconds = _READING if skipped else math.inf
-        cursor = _Cursor(self._directory, self._family(_MAP + name).iter(options), options, start, seconds)
+        cursor = RocksCursor(self._directory, self._family(_MAP + name).iter(options), options, start, seconds)
         self._cursors.add(cursor)
         return cursor
 
