@@ -10,8 +10,6 @@ import pkgutil
 import re
 import resource
 import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -43,6 +41,7 @@ from streams.state.changelog import NotThatHistory, Replay, encode
 from streams.state.rocksdb import RocksStore
 from streams.topics_cli import topics
 from streams.web.state import Refused, refuse_where
+from tests.beside import beside, elsewhere
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "errors.md"
@@ -388,34 +387,6 @@ def _state_elsewhere(directory):
 def _broker(directory):
     (directory / "broker" / "data").mkdir(parents=True)
     broker.start(directory / "broker", keep=False)
-
-
-# ---------------------------------------------------------------- other processes
-
-
-@contextmanager
-def beside(code: str) -> Iterator[int]:
-    """Another process that has run this and waits."""
-    command = [sys.executable, "-c", f"{code}; print('ready', flush=True); import sys; sys.stdin.read()"]
-    other = subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **_PATH}
-    )
-    assert other.stdin is not None
-    assert other.stdout is not None
-    try:
-        assert other.stdout.readline() == "ready\n"
-        yield other.pid
-    finally:
-        other.stdin.close()
-        other.wait(timeout=30)
-        other.stdout.close()
-
-
-def elsewhere(code: str) -> None:
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-_PATH = {"PYTHONPATH": str(ROOT), "POLARS_MAX_THREADS": "1"}
 
 
 # ---------------------------------------------------------------- the checkpoint location

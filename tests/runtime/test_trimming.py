@@ -16,6 +16,18 @@ PLACE = TopicPartition("a-changelog", 0)
 LEASE = Lease("0", True, "f", 100)
 
 
+def a_task(unneeded):
+    return SimpleNamespace(
+        id=SimpleNamespace(number=0),
+        lease=LEASE,
+        partitions=[],
+        inputs=[],
+        changelog_partition=PLACE,
+        unneeded=unneeded,
+        trimmed=lambda offset: None,
+    )
+
+
 def told(error):
     """What a person is told in a minute in which each deletion fails so."""
 
@@ -23,14 +35,7 @@ def told(error):
         raise error
 
     log, said = SimpleNamespace(settled_after=0, trim=trim, leases=lambda app, tasks: {0: LEASE}), []
-    task = SimpleNamespace(
-        id=SimpleNamespace(number=0),
-        lease=LEASE,
-        partitions=[],
-        inputs=[],
-        changelog_partition=PLACE,
-        unneeded=lambda floor: (PLACE, 5),
-    )
+    task = a_task(lambda floor: (PLACE, 5))
     trimming = Trimming(log, "a", lambda about, text: said.append(text))
     for second in range(0, 60, 20):
         trimming.look(float(second), [task], {}, lambda task: None)
@@ -43,15 +48,7 @@ def test_what_was_seen_of_a_task_that_was_away_since_counts_for_nothing():
     log = SimpleNamespace(settled_after=120.0, trim=deleted.append, leases=lambda app, tasks: {0: LEASE})
 
     def opened():
-        return SimpleNamespace(
-            id=SimpleNamespace(number=0),
-            lease=LEASE,
-            partitions=[],
-            inputs=[],
-            changelog_partition=PLACE,
-            unneeded=lambda floor: (PLACE, floor) if floor else None,
-            trimmed=lambda offset: None,
-        )
+        return a_task(lambda floor: (PLACE, floor) if floor else None)
 
     trimming = Trimming(log, "a", lambda about, text: None)
     before, after = opened(), opened()
@@ -69,15 +66,7 @@ def test_nothing_is_deleted_of_a_task_that_the_log_has_at_another_commit():
     what the commits up to 100 had made superfluous. The worker takes its tasks anew."""
     deleted, leases = [], {0: LEASE}
     log = SimpleNamespace(settled_after=120.0, trim=deleted.append, leases=lambda app, tasks: leases)
-    task = SimpleNamespace(
-        id=SimpleNamespace(number=0),
-        lease=LEASE,
-        partitions=[],
-        inputs=[],
-        changelog_partition=PLACE,
-        unneeded=lambda floor: (PLACE, floor),
-        trimmed=lambda offset: None,
-    )
+    task = a_task(lambda floor: (PLACE, floor))
     trimming = Trimming(log, "a", lambda about, text: None)
     trimming.look(0.0, [task], {}, lambda task: 100)
     leases[0] = Lease("0", True, "f", 95)

@@ -22,7 +22,8 @@ from streams.runtime.worker import Worker
 from streams.state.base import Mark
 from streams.state.overlay import CachedMap
 from streams.state.rewrite import Rewriting, Tail, chunk
-from tests.simulation.log import LogRules, SimLog, SimReader, SimWriter, Transaction
+from tests.simulation.cluster import Transaction
+from tests.simulation.log import LogRules, SimLog, SimReader, SimWriter
 from tests.simulation.store import SimStore
 from tests.simulation.test_leases import no_second_read, read_before_claim
 
@@ -95,7 +96,6 @@ def _applied_first(changelog):
 
 def _goes_on(self, error):
     """Only the writer is made anew."""
-    self._fences = []
     self._appended = {}
     self._renew_writer()
 

@@ -22,7 +22,8 @@ from streams.runtime.worker import Worker
 from streams.settings import Settings
 from streams.state.changelog import Replay
 from tests.simulation import program
-from tests.simulation.log import SAVED, SESSION, Cluster, LogRules, SimLog, Transaction
+from tests.simulation.cluster import SAVED, SESSION, Cluster, Transaction
+from tests.simulation.log import LogRules, SimLog
 from tests.simulation.store import Disk, Entries, SimStore
 from tests.simulation.world import Process, SimClock, Violation, World
 

@@ -12,7 +12,8 @@ from streams.runtime.plan import prepare
 from streams.runtime.tools import Tools
 from streams.runtime.worker import Worker
 from tests.simulation import program
-from tests.simulation.log import Late, SimLog, SimWriter
+from tests.simulation.cluster import Late
+from tests.simulation.log import SimLog, SimWriter
 from tests.simulation.outside import APP, OutsideSchedule, SimSink
 from tests.simulation.schedule import SETTINGS, _Inline
 from tests.simulation.store import SimStore
