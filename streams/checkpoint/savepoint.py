@@ -237,7 +237,7 @@ class Writing:
             raise exists(self._location, self._app, self._name)
         prefix = data_place(self._app, self._name)
         there = [o.key for o in self._location.objects(prefix)]
-        ours = [key for key in there if key.startswith(f"{prefix}/{self._attempt}/")]
+        ours = {key for key in there if key.startswith(f"{prefix}/{self._attempt}/")}
         if len(ours) < self._count:
             self._location.delete([savepoint_key(self._app, self._name), *ours])
             raise CheckpointError(

@@ -154,7 +154,7 @@ class KafkaGroup(Group):
 
     def _join_anew(self) -> None:
         """Leave the group in good order, giving up our tasks, and come back: that makes the group rebalance."""
-        consumer = self._living()  # giving up commits, which takes the member's metadata
+        consumer = self._living()
         self._unsubscribe(consumer)
         consumer.close()
         self._consumer = self._join()

@@ -22,7 +22,7 @@ _BLOCK_ROWS = 100_000  # rows that a shuffle holds back at the most before it wr
 _BLOCK_BYTES = 4_000_000  # of a block, uncompressed; a single row may be larger
 
 
-def latest(now: int, ahead_ms: int) -> int | None:
+def latest_taken(now: int, ahead_ms: int) -> int | None:
     """The latest timestamp that a topic takes which lets records lie so far ahead of the brokers' clocks (-1: any)."""
     return now + max(0, ahead_ms - _CLOCKS) if ahead_ms >= 0 else None
 
@@ -71,7 +71,7 @@ class SinkEdge:
         self.records += frame.height
 
     def _times(self, column: pl.Series, now: int) -> Sequence[int]:
-        limit = latest(now, self._ahead)
+        limit = latest_taken(now, self._ahead)
         if limit is not None and (column.max() or 0) > limit:  # type: ignore[operator]
             return np.minimum(column.to_numpy(), limit).tolist()  # type: ignore[no-any-return]
         return column.to_list()

@@ -24,7 +24,7 @@ from streams.core.topology import TaskId
 from streams.log.base import Committed
 from streams.protocol import Lease
 from streams.runtime.chain import Chain
-from streams.runtime.edges import ShuffleEdge, SinkEdge, latest
+from streams.runtime.edges import ShuffleEdge, SinkEdge, latest_taken
 from streams.runtime.inputs import TaskInput
 from streams.runtime.outside import OutsideSinks
 from streams.runtime.plan import made_again
@@ -286,7 +286,7 @@ class Task:
         self._untold = any(edge.untold(marks[id], idle) for id, edge in self._shuffles.items())
         topic, stamp = self._tools.plan.topics[self._tools.plan.dead_letters], self._tools.clock.now()
         letters = self._chain.letters.produced(
-            topic.name, self.id.partition % topic.partitions, stamp, latest(stamp, topic.ahead_ms)
+            topic.name, self.id.partition % topic.partitions, stamp, latest_taken(stamp, topic.ahead_ms)
         )
         if letters is not None:
             self._append(letters)
