@@ -24,6 +24,7 @@ from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
 from streams.protocol import Lease
+from streams.runtime.fences import Fences
 from streams.runtime.holding import Holding
 from streams.runtime.leases import Taking
 from streams.runtime.plan import check_grown
@@ -47,8 +48,6 @@ _GAUGES = 1.0
 _ENDS = 5.0
 _TOPICS = 10.0  # seconds between two looks at the source topics
 _REFRESH = 600.0  # seconds after which a task that has nothing to do commits all the same
-_FENCED_AGAIN = 60.0
-_FENCES = 3
 _HOPELESS = 12  # aborts in a row for another reason than a log that cannot be reached
 
 
@@ -90,8 +89,8 @@ class Worker:
         self._appended: dict[str, int] = {}
         self._failed: Exception | None = None
         self._last_commit = self._looked = self._gauged = self._ends_at = 0.0
-        self._topics_at = self._clock.monotonic()
-        self._fences: list[float] = []
+        self._topics_at = self._restored_at = self._clock.monotonic()
+        self._fences = Fences(tools.log, tools.plan, tools.settings.slot)
         self._holding = Holding(self.settings.waiting_rows)
         self._committed: dict[TopicPartition, Committed] = {}
         self._trimming = Trimming(tools.log, tools.plan.app, self._reporter.once)
@@ -281,11 +280,13 @@ class Worker:
     # ---- restoring and reading
 
     def _restore(self) -> None:
-        """A step of each task in turn, until the time of one is spent, if others run: those shall not wait long."""
+        """A step of each task in turn; where others run, for as long as they have had since the last time, and at least
+        for about a step: neither shall wait long for the other."""
         began = self._clock.monotonic()
+        share = max(STEP, began - self._restored_at)
         for number in list(self._restoring):
-            if self._by_partition and self._clock.monotonic() - began > STEP:
-                return
+            if self._by_partition and self._clock.monotonic() - began > share:
+                break
             task = self._tasks[number]
             steps = self._restoring[number] = self._restoring.pop(number)  # it is the last one now
             try:
@@ -304,6 +305,7 @@ class Worker:
                         logging.INFO,
                         task=str(task.id),
                     )
+        self._restored_at = self._clock.monotonic()
 
     def _starts(self, task: Task) -> dict[TopicPartition, int]:
         """What is read of a task that runs from now on."""
@@ -454,32 +456,10 @@ class Worker:
     # ---- when something breaks
 
     def _fenced(self, error: Fenced) -> None:
-        """Begin anew; raise SlotTaken where nothing but a second process in our slot explains the fences.
-
-        Others can fence us several times in a row, in good order: an abort drops leases without giving them back, and
-        whoever gets such a task from the group fences us then. Leases that other slots hold show that it is this. They
-        are read after the abort, since a stable read would wait for our own open commit.
-        """
+        """Begin anew; raise SlotTaken where a second process runs in our slot."""
         now = self._clock.monotonic()
-        self._fences = [at for at in self._fences if now - at < _FENCED_AGAIN] + [now]
         self._abort("fenced", error)
-        if self._others_hold():
-            self._fences.clear()
-        elif len(self._fences) >= _FENCES:
-            raise SlotTaken(
-                f"fenced {_FENCES} times within a minute without a takeover: two processes run as slot "
-                f"{self.settings.slot!r}",
-                where=str(error).splitlines()[0],
-                fix="give each worker its own --slot",
-            ) from error
-
-    def _others_hold(self) -> bool:
-        """Another slot holds a lease; False if that cannot be read now."""
-        try:
-            found = self.log.leases(self.plan.app, range(len(self.plan.tasks))).values()
-        except LogError:
-            return False
-        return any(lease is not None and lease.held and lease.slot != self.settings.slot for lease in found)
+        self._fences.count(error, now)
 
     def _abort(self, reason: str, error: Exception) -> None:
         """Drop everything open, get a new writer, and let every lease be taken anew."""

@@ -4,6 +4,7 @@ import pytest
 
 from operators import Filter, KeyBy, Keyed, Value, Window, agg, tumbling, union
 from streams import App, EventTime, Schema, col, connect
+from streams.core.clock import ManualClock
 from streams.core.errors import LogError, StateMismatch
 
 
@@ -244,3 +245,27 @@ def test_a_look_at_topics_that_fails_does_not_end_the_worker(monkeypatch):
         t._worker._topics_at = float("-inf")
         t._worker.turn()
         assert t._worker.status.aborts == 0
+
+
+def test_a_restore_gets_as_long_as_the_other_tasks_have_had():
+    app, tx = program()
+    tx | Count() | app.sink("out")
+    with app.test(partitions=8) as t:
+        t.send("tx", [Tx("a", 0, 1)])
+        worker, clock = t._worker, ManualClock(0)
+        worker._clock, worker._restored_at, stepped = clock, clock.monotonic(), []
+
+        def steps(number):
+            while True:
+                stepped.append(number)
+                clock.sleep(0.04)
+                yield
+
+        worker._restoring = {number: steps(number) for number in range(1, 8)}
+        clock.sleep(0.005)
+        worker._restore()  # the others had next to nothing: one step
+        assert stepped == [1]
+        clock.sleep(0.5)
+        worker._restore()  # a long turn, as in catching up: every task gets on
+        assert stepped[1:8] == [2, 3, 4, 5, 6, 7, 1]
+        worker._restoring.clear()
