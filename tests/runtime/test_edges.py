@@ -8,7 +8,7 @@ from operators import Select, Window, WithColumns, agg, tumbling
 from streams import App, EventTime, Schema, col
 from streams.codec.blocks import ShuffleBlock, decode_block, encode_block
 from streams.core.batch import Batch, Letter
-from streams.runtime.edges import _BLOCK_BYTES, SinkEdge, _pieces, latest
+from streams.runtime.edges import _BLOCK_BYTES, SinkEdge, _pieces, latest_taken
 from streams.runtime.letters import DeadLetters
 
 
@@ -115,8 +115,8 @@ def test_a_letter_lies_no_further_ahead_than_its_topic_takes():
     letters, now = DeadLetters(), 1_700_000_000_000
     for offset, stamp in enumerate((now - 5, now + 7_200_000, -1)):
         letters.add(Letter(b"broken", None, "tx", 0, offset, stamp), "not JSON", "source-tx")
-    made = letters.produced("bad", 0, now, latest(now, 3_600_000))
+    made = letters.produced("bad", 0, now, latest_taken(now, 3_600_000))
     assert made is not None
     assert made.timestamps == [now - 5, now + 3_540_000, now]
     assert [dict(h)["timestamp"] for h in made.headers] == [b"%d" % s for s in (now - 5, now + 7_200_000, -1)]
-    assert letters.produced("bad", 0, now, latest(now, -1)).timestamps[1] == now + 7_200_000
+    assert letters.produced("bad", 0, now, latest_taken(now, -1)).timestamps[1] == now + 7_200_000
