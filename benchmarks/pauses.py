@@ -9,6 +9,7 @@ of what is committed sees it:
     steady      20,000 keys, one worker, nothing happens
     join        the same, and a second worker joins: two tasks move, two stay
     leave       the second worker ends in order: its tasks move back, two stay
+    killed      the second worker is killed (SIGKILL): its tasks move back after the session timeout, two stay
     large       --keys keys, one worker, nothing happens
     snapshots   the same, with a snapshot of each task every 5 s (a directory)
 
@@ -27,8 +28,10 @@ from benchmarks.recovery import PARTITIONS, SMALL, Feed, Watch, Worker, await_sn
 from streams.app import open_log
 from streams.settings import Settings
 
-CASES = ("steady", "join", "leave", "large", "snapshots")
-WINDOW = 12.0  # seconds that are looked at: a worker that joins has its tasks within 5
+CASES = ("steady", "join", "leave", "killed", "large", "snapshots")
+WINDOW = (
+    12.0  # seconds that are looked at: a worker that joins has its tasks within 5, those of a dead one move after 7
+)
 
 
 class Bench:
@@ -98,17 +101,19 @@ def _still(bench: Bench, case: str, rounds: int) -> list[str]:
 
 
 def _moved(bench: Bench, rounds: int) -> list[str]:
-    """A second worker joins and leaves again."""
+    """A second worker joins and leaves again; another one joins and is killed."""
     found: dict[tuple[str, str], list[float]] = {}
     for _ in range(rounds):
-        for case in ("join", "leave"):
+        for case in ("join", "leave", "join", "killed"):
             bench.settle()
             before = bench.holders()
             bench.listen()
             if case == "join":
                 second = bench.worker("1")
-            else:
+            elif case == "leave":
                 second.close()
+            else:
+                second.kill(lose=False)
             pauses = bench.pauses(WINDOW)
             after = bench.holders()
             for partition, pause in pauses.items():
@@ -130,7 +135,7 @@ def main(keys: int, rounds: int, cases: str, log: str, brokers: str | None) -> N
         at = outer.enter_context(kafka(brokers)) if log == "kafka" else ""
         click.echo("case       tasks   count  median ms  longest ms", nl=True)
         with ExitStack() as stack:
-            if wanted & {"steady", "join", "leave"}:
+            if wanted & {"steady", "join", "leave", "killed"}:
                 bench = Bench(stack, at, "small", SMALL, [])
                 for line in _still(bench, "steady", rounds) + (_moved(bench, rounds) if wanted - {"steady"} else []):
                     click.echo(line)

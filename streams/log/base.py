@@ -228,6 +228,11 @@ class Log(ABC):
     def leases(self, app: str, tasks: Sequence[int]) -> dict[int, Lease | None]:
         """The lease records, stable: waits for a commit of them that is in progress."""
 
+    def holders(self, app: str, tasks: Sequence[int]) -> dict[int, str]:
+        """The slots that hold these tasks as of the last ended commit: a hint, without waiting for one in progress.
+        Empty where a commit of a process that stands still cannot hold `leases` up."""
+        return {}
+
     @abstractmethod
     def committed(self, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]:
         """The committed positions of an application, stable."""

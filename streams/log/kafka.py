@@ -93,6 +93,17 @@ class KafkaLog(Log):
         found = self.committed(app, [TopicPartition(topic, task) for task in tasks])
         return {task: self._lease(app, task, found[TopicPartition(topic, task)]) for task in tasks}
 
+    def holders(self, app: str, tasks: Sequence[int]) -> dict[int, str]:
+        self._reached()
+        topic = tasks_topic(app)
+        outsider = KafkaOutsider(self._connection, app, stable=False)
+        try:
+            found = outsider.committed([TopicPartition(topic, task) for task in tasks])
+        finally:
+            outsider.close()
+        leases = {task: self._lease(app, task, found[TopicPartition(topic, task)]) for task in tasks}
+        return {task: lease.slot for task, lease in leases.items() if lease is not None and lease.held}
+
     def committed(self, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]:
         self._reached()
         return self._outsider(app).committed(partitions)

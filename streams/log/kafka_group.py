@@ -183,17 +183,18 @@ class KafkaOutsider:
     Brokers take offsets in a transaction from an outsider whatever the group does. From a member they refuse them while
     the group is in the middle of a rebalance, so its other tasks would have to be taken anew; and they take them from
     one that has lost its tasks without knowing. So it would be trouble and no protection: the leases decide.
-    Shared by threads.
+    Shared by threads. Unless `stable`, it does not wait for a transaction that is open: it tells what was before.
     """
 
-    def __init__(self, connection: Connection, app: str) -> None:
+    def __init__(self, connection: Connection, app: str, *, stable: bool = True) -> None:
         self._connection, self._app, self._notices, self._lock = connection, app, Notices(), threading.Lock()
+        self._stable = stable
         self._consumer = self._build()
         self.metadata = self._consumer.consumer_group_metadata()
         """For a transaction: of no member and no generation."""
 
     def _build(self) -> Consumer:
-        return self._connection.build(Consumer, self._notices, self._connection.outsider(self._app))
+        return self._connection.build(Consumer, self._notices, self._connection.outsider(self._app, self._stable))
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed | None]:
         """The committed offsets and their metadata, stable: while a transaction that touches one of them is open

@@ -262,12 +262,13 @@ class Connection:
             "queued.max.messages.kbytes": 128 * 1024,
         }
 
-    def outsider(self, app: str) -> dict[str, Any]:
+    def outsider(self, app: str, stable: bool) -> dict[str, Any]:
         """For a consumer that knows a group's records without being a member."""
         return {
             "group.id": app,
             "enable.auto.commit": False,
-            "isolation.level": "read_committed",  # then committed offsets are those of ended transactions
+            # read_committed waits for transactions that are open, with committed offsets, too.
+            "isolation.level": "read_committed" if stable else "read_uncommitted",
             "socket.timeout.ms": 10_000,
             "retry.backoff.ms": 5,  # while a transaction's end is on its way; 100 to 600 ms by default
             "retry.backoff.max.ms": 20,

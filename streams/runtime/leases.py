@@ -1,31 +1,48 @@
 """Taking leases: drives `protocol.take` for several tasks at once against a log."""
 
 import logging
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
+from typing import Any, TypeVar
 
+from streams.core.clock import Clock
 from streams.core.errors import Fenced, StreamsError
 from streams.log.base import Claim, Group, Log
 from streams.protocol import FenceSlot, Lease, OpenClaim, ReadLease, Step, WriteLease, take
 from streams.runtime.notes import Note
 
+Key = TypeVar("Key")
+Answer = TypeVar("Answer")
+
+_LOOK = 0.05  # seconds
+_STUCK = 1.0  # seconds after which a commit that holds a lease record up is ended
+
 
 class Taking:
     """The leases of some tasks, which the group has given to a slot, on their way.
 
-    The tasks go through the steps of `protocol.take` side by side: claims are opened in threads, records are read in
+    The tasks go through the steps of `protocol.take` side by side: claims are opened together, records are read in
     one call, and a slot is fenced once for all its tasks. A task whose claim was fenced is left out (another claimer
     came; if the group still says that it is ours, the next round tries again).
 
-    Opening a claim takes several round trips to the brokers: who has other work does it between two calls of `step`.
-    The other steps, a few milliseconds each, are done within one call.
+    Each step takes round trips to the brokers, and reading a record waits for a commit that is about to change it. All
+    of it happens in threads: who has other work does it between two calls of `step`.
     """
 
     def __init__(
-        self, log: Log, group: Group, app: str, slot: str, fingerprint: str, tasks: Iterable[int], note: Note
+        self,
+        log: Log,
+        group: Group,
+        app: str,
+        slot: str,
+        fingerprint: str,
+        tasks: Iterable[int],
+        note: Note,
+        clock: Clock,
     ) -> None:
-        self._log, self._app, self._note = log, app, note
+        self._log, self._app, self._slot, self._note, self._clock = log, app, slot, note, clock
         self.tasks = frozenset(tasks)
         self.leases: dict[int, Lease] = {}
         """Those that were taken."""
@@ -33,21 +50,24 @@ class Taking:
         self._wanted: dict[int, Step] = {t: next(run) for t, run in self._runs.items()}
         self._claims: dict[int, Claim] = {}
         self._opening: dict[int, Future[Claim]] = {}
+        self._writing: dict[int, Future[None]] = {}
         self._fenced = set[str]()
+        self._calls: list[Future[Any]] = []
         self._steps = self._run()
 
     def step(self) -> bool:
-        """Go on as far as that does not wait for a claim; whether all is done."""
+        """Go on as far as that needs no waiting; whether all is done."""
         return next(self._steps, True)
 
     def finish(self) -> dict[int, Lease]:
         """Go on to the end; the leases that were taken."""
         while not self.step():
-            wait(self._opening.values())
+            wait(self._calls, _LOOK)
         return self.leases
 
     def close(self) -> None:
-        """Let go of the claims; one that is being opened still is closed when it is open."""
+        """Let go of the claims; what is under way with one is not waited for. A record that is written after this does
+        no harm: whoever takes the task next, we or others, opens its claim, so reads that record or has fenced it."""
         self._steps.close()
 
     def _run(self) -> Generator[bool, None, None]:
@@ -61,50 +81,89 @@ class Taking:
                         self._go_on(task, None)
                 reading = [t for t, step in wanted.items() if isinstance(step, ReadLease)]
                 if reading:
-                    found = self._log.leases(self._app, reading)
+                    found = yield from self._read(reading)
                     for task in reading:
                         self._go_on(task, found[task])
-                self._fence()
-                self._write()
+                yield from self._fence({t: step.slot for t, step in wanted.items() if isinstance(step, FenceSlot)})
+                yield from self._write({t: step.lease for t, step in wanted.items() if isinstance(step, WriteLease)})
         finally:
-            for future in self._opening.values():
-                future.add_done_callback(_close)
-            for claim in self._claims.values():
-                claim.close()
+            for opened in self._opening.values():
+                opened.add_done_callback(_close_opened)
+            for task, claim in self._claims.items():
+                if task in self._writing:
+                    self._writing[task].add_done_callback(partial(_close_written, claim))
+                else:
+                    claim.close()
 
     def _open(self, tasks: list[int]) -> Generator[bool, None, None]:
-        pool = ThreadPoolExecutor(min(8, len(tasks)))
-        try:
-            self._opening = {t: pool.submit(self._log.claim, self._app, t) for t in tasks}
-        finally:
-            pool.shutdown(wait=False)
-        yield False
-        while not all(future.done() for future in self._opening.values()):
-            yield False
+        self._opening = self._begin({t: partial(self._log.claim, self._app, t) for t in tasks})
+        yield from self._await(self._opening)
         for task in tasks:
             self._claims[task] = self._opening[task].result()
             del self._opening[task]
 
-    def _fence(self) -> None:
+    def _read(self, tasks: list[int]) -> Generator[bool, None, dict[int, Lease | None]]:
+        """The records, stable. A commit that holds one up for long is that of a worker that died or stands still in the
+        middle of it: its slot is fenced, which ends the commit, or we would wait until the brokers end it (15 s)."""
+        reading = self._begin({0: partial(self._log.leases, self._app, tasks)})
+        since = self._clock.monotonic()
+        yield False
+        while not reading[0].done():
+            yield False
+            if self._clock.monotonic() - since >= _STUCK:
+                holders = self._begin({0: partial(self._log.holders, self._app, tasks)})
+                yield from self._await(holders)
+                if not reading[0].done():
+                    yield from self._fence_slots(set(holders[0].result().values()) - {self._slot})
+                since = self._clock.monotonic()
+        return reading[0].result()
+
+    def _fence(self, wanted: Mapping[int, str]) -> Generator[bool, None, None]:
         """After a fence every record is read again, so a slot fenced for one task is fenced for all its tasks."""
-        for task, step in list(self._wanted.items()):
-            if isinstance(step, FenceSlot):
-                if step.slot not in self._fenced:
-                    self._note(f"fencing slot {step.slot!r}, which held task {task}", logging.INFO)
-                    self._log.fence(self._app, step.slot)
-                    self._fenced.add(step.slot)
+        for task, slot in wanted.items():
+            if slot not in self._fenced:
+                self._note(f"fencing slot {slot!r}, which held task {task}", logging.INFO)
+        yield from self._fence_slots(set(wanted.values()))
+        for task in wanted:
+            self._go_on(task, None)
+
+    def _fence_slots(self, slots: set[str]) -> Generator[bool, None, None]:
+        slots -= self._fenced
+        if not slots:
+            return
+        fencing = self._begin({slot: partial(self._log.fence, self._app, slot) for slot in sorted(slots)})
+        yield from self._await(fencing)
+        for slot, done in fencing.items():
+            done.result()
+            self._fenced.add(slot)
+
+    def _write(self, wanted: Mapping[int, Lease]) -> Generator[bool, None, None]:
+        if not wanted:
+            return
+        self._writing = self._begin({t: partial(self._claims[t].write, lease) for t, lease in wanted.items()})
+        yield from self._await(self._writing)
+        for task in wanted:
+            done = self._writing.pop(task)
+            try:
+                done.result()
+            except Fenced:
+                self._note(f"task {task} is being claimed by another worker", logging.INFO)
+                del self._wanted[task]
+            else:
                 self._go_on(task, None)
 
-    def _write(self) -> None:
-        for task, step in list(self._wanted.items()):
-            if isinstance(step, WriteLease):
-                try:
-                    self._claims[task].write(step.lease)
-                except Fenced:
-                    self._note(f"task {task} is being claimed by another worker", logging.INFO)
-                    del self._wanted[task]
-                else:
-                    self._go_on(task, None)
+    def _begin(self, calls: Mapping[Key, Callable[[], Answer]]) -> dict[Key, Future[Answer]]:
+        """Make these calls, each in a thread."""
+        pool = ThreadPoolExecutor(min(8, len(calls)))
+        begun = {key: pool.submit(call) for key, call in calls.items()}
+        pool.shutdown(wait=False)
+        self._calls = [call for call in (*self._calls, *begun.values()) if not call.done()]
+        return begun
+
+    def _await(self, calls: Mapping[Key, Future[Answer]]) -> Generator[bool, None, None]:
+        yield False
+        while not all(call.done() for call in calls.values()):
+            yield False
 
     def _go_on(self, task: int, answer: Lease | None) -> None:
         try:
@@ -114,6 +173,11 @@ class Taking:
             del self._wanted[task]
 
 
-def _close(opened: Future[Claim]) -> None:
+def _close_opened(opened: Future[Claim]) -> None:
     with suppress(StreamsError):
         opened.result().close()
+
+
+def _close_written(claim: Claim, written: Future[None]) -> None:
+    with suppress(StreamsError):
+        claim.close()

@@ -179,7 +179,8 @@ class Worker:
                 self._reporter.gauge(list(self._tasks.values()), self._reader)
             if self._snapshots is not None and self._snapshots.time_to_look(now):
                 self._snapshots.look(list(self._tasks.values()), self.metrics)
-            self._trimming.look(now, self._running(), self._committed, self._floor)
+            if self._taking is None:  # which may wait for a record that both would read
+                self._trimming.look(now, self._running(), self._committed, self._floor)
         except Fenced as error:
             self._fenced(error)
         except SlotTaken:
@@ -234,7 +235,14 @@ class Worker:
         plan = self.plan
         if self._taking is None:
             self._taking = Taking(
-                self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note
+                self.log,
+                self._group,
+                plan.app,
+                self.settings.slot,
+                plan.fingerprint,
+                new,
+                self.tools.note,
+                self._clock,
             )
         if not self._tasks:
             self._taking.finish()

@@ -12,13 +12,16 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
+from streams.core.clock import SystemClock
 from streams.core.errors import Fenced, LogError, RecordTooLarge, SettingsError, SlotTaken, TopicMismatch, TopicMissing
 from streams.core.record import Produced, TopicPartition
 from streams.log import kafka_settings
 from streams.log.base import Committed, TopicSpec
 from streams.log.kafka import KafkaLog, Timeouts
+from streams.log.kafka_writer import lease_place
 from streams.log.reading import read_all
 from streams.protocol import Lease
+from streams.runtime.leases import Taking
 from tests.kafka.steps import gather, joined, new_topic, produced, unused, values_of, wait
 
 pytestmark = pytest.mark.kafka
@@ -389,6 +392,30 @@ def test_a_client_that_has_no_answer_is_exchanged(kafka, app, topic):
         log._outsider(app)._consumer = Forgetful()
         assert log.leases(app, [0])[0] == Lease("0", True, "f", 7)
         writer.close()
+    finally:
+        log.close()
+
+
+def test_tasks_of_a_worker_that_died_inside_its_commit_are_taken_at_once(kafka, app, topic):
+    """Its offsets were sent, the transaction was not ended: brokers do that in the end, here after ten minutes."""
+    log = KafkaLog(kafka.bootstrap, timeouts=Timeouts(transaction_ms=600_000))
+    try:
+        writer = log.writer(app, "dead")
+        writer.commit({}, {0: Lease("dead", True, "f", 7), 1: Lease("dead", True, "f", 3)})
+        writer.append(produced(topic, "never committed"))
+        sent = [lease_place(app, 0, Lease("dead", True, "f", 8))]
+        transactions = writer._transactions
+        transactions._send(transactions.producer, sent, log._outsider(app).metadata, time.monotonic() + 60)
+        assert log.holders(app, [0, 1, 2]) == {0: "dead", 1: "dead"}
+        group = SimpleNamespace(members=1)
+        notes = []
+        taking = Taking(log, group, app, "next", "f", [0, 1], lambda text, *_: notes.append(text), SystemClock())
+        assert taking.finish() == {0: Lease("next", True, "f", 7), 1: Lease("next", True, "f", 3)}
+        taking.close()
+        with pytest.raises(Fenced):
+            writer.commit({}, {})
+        writer.close()
+        assert values_of(log, topic) == [[]]
     finally:
         log.close()
 

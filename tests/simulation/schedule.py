@@ -3,7 +3,6 @@
 import json
 import random
 from collections import Counter
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from unittest.mock import patch
@@ -25,7 +24,7 @@ from tests.simulation import program
 from tests.simulation.cluster import SAVED, SESSION, Cluster, Transaction
 from tests.simulation.log import LogRules, SimLog
 from tests.simulation.store import Disk, Entries, SimStore
-from tests.simulation.world import Process, SimClock, Violation, World
+from tests.simulation.world import Process, SimClock, Threads, Violation, World
 
 SLOTS = ("a", "b", "c")
 FAULTY, CALM = 700, 12_000  # steps
@@ -54,21 +53,6 @@ class Result:
     """Of all choices: equal for equal seeds."""
 
 
-class _Inline:
-    """A thread pool of no threads: a simulated process has one."""
-
-    def __init__(self, workers: int) -> None:
-        pass
-
-    def submit(self, call, *arguments) -> Future:
-        done = Future()
-        done.set_result(call(*arguments))
-        return done
-
-    def shutdown(self, wait: bool) -> None:
-        pass
-
-
 class Schedule:
     """Runs one seed. `rules` are for mutants of what the log is asked for."""
 
@@ -92,7 +76,8 @@ class Schedule:
 
     def run(self) -> Result:
         with (
-            patch("streams.runtime.leases.ThreadPoolExecutor", _Inline),
+            patch("streams.runtime.leases.ThreadPoolExecutor", lambda workers: Threads(self.world)),
+            patch("streams.runtime.leases.wait", self.world.wait),
             patch("streams.runtime.task.CHUNK", 60),
             patch("streams.runtime.task.piece_rows", lambda settings: 1),
             patch("streams.runtime.trimming._EVERY", 0.2),

@@ -1,5 +1,6 @@
 """A worker that leaves commits twice with one writer, where it has sinks outside the log: also when in doubt?"""
 
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -15,9 +16,9 @@ from tests.simulation import program
 from tests.simulation.cluster import Late
 from tests.simulation.log import SimLog, SimWriter
 from tests.simulation.outside import APP, OutsideSchedule, SimSink
-from tests.simulation.schedule import SETTINGS, _Inline
+from tests.simulation.schedule import SETTINGS
 from tests.simulation.store import SimStore
-from tests.simulation.world import Process
+from tests.simulation.world import Process, Threads
 
 
 class Killed(BaseException):
@@ -30,12 +31,17 @@ class Alone(Process):
     def point(self) -> None:
         pass
 
+    def spawn(self, call, *arguments):
+        done = Future()
+        done.set_result(call(*arguments))
+        return done
+
 
 def test_nothing_is_appended_after_a_commit_in_doubt_when_a_worker_leaves():
     schedule = OutsideSchedule(1)
     world, cluster, clock = schedule.world, schedule.cluster, ManualClock(program.START)
     world.calm = True
-    process = Alone(world, "a", lambda process: None)
+    world.running = process = Alone(world, "a", lambda process: None)
     begun: list[str] = []
 
     def worker(hook):
@@ -83,7 +89,7 @@ def test_nothing_is_appended_after_a_commit_in_doubt_when_a_worker_leaves():
         cluster.assigned.clear()
 
     leaving: list[bool] = []
-    with patch("streams.runtime.leases.ThreadPoolExecutor", _Inline):
+    with patch("streams.runtime.leases.ThreadPoolExecutor", lambda workers: Threads(world)):
         first = worker(hook)
         works(first, 1000)
         begun.clear()

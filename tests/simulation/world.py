@@ -5,8 +5,10 @@ schedule is the sequence of choices of one random generator: the same seed repla
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 from greenlet import greenlet
 
@@ -22,28 +24,52 @@ class Violation(Exception):
 
 
 class Process:
-    """One life of a worker process."""
+    """One life of a worker process: its main thread, and those that it starts."""
 
     def __init__(self, world: "World", slot: str, body: Body) -> None:
         self.world, self.slot = world, slot
         self.alive = True
         self.ended: BaseException | None = None
         self.stalled_until = 0.0
-        self._greenlet = greenlet(self._run)
         self._body = body
+        self._threads = [greenlet(self._run, world.greenlet)]
 
     def _run(self) -> None:
         try:
-            self._body(self)
+            try:
+                self._body(self)
+            finally:
+                while not all(thread.dead for thread in self._threads[1:]):  # they are waited for at the end
+                    self.point()
         except Killed:
             pass
         except BaseException as error:
             self.ended = error
         self.alive = False
 
+    def spawn(self, call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        """Make a call in a thread of its own."""
+        done = Future[Any]()
+
+        def run() -> None:
+            try:
+                done.set_result(call(*arguments))
+            except Killed:
+                pass
+            except Violation as error:  # nobody may look at the result
+                self.ended, self.alive = error, False
+            except Exception as error:
+                done.set_exception(error)
+
+        self._threads.append(greenlet(run, self.world.greenlet))
+        return done
+
     def go(self) -> None:
-        """Go on until the next point."""
-        self._greenlet.switch()
+        """One of the threads goes on until its next point."""
+        self._threads = [thread for thread in self._threads if not thread.dead]
+        thread = self._threads[0] if len(self._threads) == 1 else self.world.rng.choice(self._threads)
+        self.world.running = self
+        thread.switch()
 
     def point(self) -> None:
         """Others may go on here."""
@@ -56,8 +82,22 @@ class Process:
     def kill(self) -> None:
         """SIGKILL: what it has in memory is gone, no farewell."""
         self.alive = False
-        if self._greenlet and not self._greenlet.dead:
-            self._greenlet.throw(Killed)
+        for thread in self._threads:
+            if thread and not thread.dead:
+                thread.throw(Killed)
+
+
+class Threads:
+    """What stands for a pool of threads in the process that is running."""
+
+    def __init__(self, world: "World") -> None:
+        self._process = world.running
+
+    def submit(self, call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+        return self._process.spawn(call, *arguments)
+
+    def shutdown(self, wait: bool) -> None:
+        """Its threads end by themselves."""
 
 
 class SimClock:
@@ -86,12 +126,19 @@ class World:
         self.greenlet = greenlet.getcurrent()
         self.processes: dict[str, Process] = {}
         self.disks: dict[Path, object] = {}
+        self.running: Process
         self.calm = False
         """No more faults: from now on everything must come to its end."""
 
     def start(self, slot: str, body: Body) -> Process:
         process = self.processes[slot] = Process(self, slot, body)
         return process
+
+    def wait(self, calls: "Collection[Future[Any]]", timeout: float) -> None:
+        """As `concurrent.futures.wait`."""
+        process, end = self.running, self.time + timeout
+        while self.time < end and not all(call.done() for call in calls):
+            process.point()
 
     def chance(self, probability: float) -> bool:
         """Whether a fault happens; never when calm. The generator is asked all the same."""
