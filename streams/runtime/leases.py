@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from streams.core.clock import Clock
-from streams.core.errors import Fenced, StreamsError
+from streams.core.errors import Fenced, LogError, StreamsError
 from streams.log.base import Claim, Group, Log
 from streams.protocol import FenceSlot, Lease, OpenClaim, ReadLease, Step, WriteLease, take
 from streams.runtime.notes import Note
@@ -105,18 +105,26 @@ class Taking:
     def _read(self, tasks: list[int]) -> Generator[bool, None, dict[int, Lease | None]]:
         """The records, stable. A commit that holds one up for long is that of a worker that died or stands still in the
         middle of it: its slot is fenced, which ends the commit, or we would wait until the brokers end it (15 s)."""
-        reading = self._begin({0: partial(self._log.leases, self._app, tasks)})
+        reading = self._begin({0: partial(self._log.leases, self._app, tasks)})[0]
+        looking: Future[set[str]] | None = None
         since = self._clock.monotonic()
         yield False
-        while not reading[0].done():
+        while not reading.done():
             yield False
-            if self._clock.monotonic() - since >= _STUCK:
-                holders = self._begin({0: partial(self._log.holders, self._app, tasks)})
-                yield from self._await(holders)
-                if not reading[0].done():
-                    yield from self._fence_slots(set(holders[0].result().values()) - {self._slot})
-                since = self._clock.monotonic()
-        return reading[0].result()
+            if looking is None:
+                if self._clock.monotonic() - since >= _STUCK:
+                    looking = self._begin({0: partial(self._holders, tasks)})[0]
+            elif looking.done():
+                yield from self._fence_slots(looking.result() - {self._slot})
+                looking, since = None, self._clock.monotonic()
+        return reading.result()
+
+    def _holders(self, tasks: list[int]) -> set[str]:
+        """A hint only: where it fails there is none, and the read itself says what is wrong."""
+        try:
+            return set(self._log.holders(self._app, tasks).values())
+        except LogError:
+            return set()
 
     def _fence(self, wanted: Mapping[int, str]) -> Generator[bool, None, None]:
         """After a fence every record is read again, so a slot fenced for one task is fenced for all its tasks."""

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from streams.core.clock import SystemClock
-from streams.core.errors import Fenced
+from streams.core.errors import Fenced, LogError
 from streams.protocol import Lease
 from streams.runtime.leases import Taking
 
@@ -95,6 +95,20 @@ def test_the_commit_of_a_slot_that_holds_a_record_up_is_ended():
     assert made.finish()[0] == Lease("me", True, "f", 7)
     assert log.done.count(("fence", "dead")) == 1
     assert ("fence", "me") not in log.done
+
+
+def test_a_holder_that_cannot_be_found_out_changes_nothing():
+    log = SlowLog("claim", "write", "fence")
+    log.holders = lambda app, tasks: (_ for _ in ()).throw(LogError("no answer"))
+    now = [0.0]
+    made = taking(log, 0, clock=SimpleNamespace(monotonic=lambda: now[0]))
+    while not log.begun["leases"].is_set():
+        assert not made.step()
+    for now[0] in (1.1, 2.2, 3.3):
+        assert not made.step()
+    log.let["leases"].set()
+    assert made.finish() == {0: Lease("me", True, "f", 0)}
+    assert "fence" not in kinds(log)
 
 
 def test_what_is_being_written_when_all_is_given_up_is_not_waited_for():
