@@ -170,7 +170,7 @@ class Group(ABC):
     @property
     @abstractmethod
     def members(self) -> int:
-        """Living members, as far as known (at least 1)."""
+        """Living members, as far as known (at least 1). May be asked by another thread."""
 
 
 class Log(ABC):
@@ -229,9 +229,10 @@ class Log(ABC):
         """The lease records, stable: waits for a commit of them that is in progress."""
 
     def holders(self, app: str, tasks: Sequence[int]) -> dict[int, str]:
-        """The slots that hold these tasks as of the last ended commit: a hint, without waiting for one in progress.
-        Empty where a commit of a process that stands still cannot hold `leases` up."""
-        return {}
+        """The slots that hold these tasks, as far as commits have ended: a hint, for which a log should not wait for
+        one that is in progress."""
+        found = self.leases(app, tasks)
+        return {task: lease.slot for task, lease in found.items() if lease is not None and lease.held}
 
     @abstractmethod
     def committed(self, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]:

@@ -45,7 +45,7 @@ class KafkaLog(Log):
         self._admin = KafkaAdmin(self._connection)
         self._patience = Patience(self._connection.transaction_ms)
         self._outsiders: dict[str, KafkaOutsider] = {}
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
 
     def __repr__(self) -> str:
         return f"KafkaLog({self.name!r})"
@@ -130,9 +130,12 @@ class KafkaLog(Log):
         self._reached().delete(topics)
 
     def close(self) -> None:
-        for outsider in self._outsiders.values():
+        with self._lock:
+            self._closed = True
+            outsiders = list(self._outsiders.values())
+            self._outsiders.clear()
+        for outsider in outsiders:
             outsider.close()
-        self._outsiders.clear()
         self._admin.close()
 
     # ---- inside
@@ -143,6 +146,8 @@ class KafkaLog(Log):
 
     def _outsider(self, app: str) -> KafkaOutsider:
         with self._lock:
+            if self._closed:  # a thread that was left behind must not connect anew
+                raise LogError("the log was closed", where=f"Kafka at {self.name}")
             if app not in self._outsiders:
                 self._outsiders[app] = KafkaOutsider(self._connection, app)
             return self._outsiders[app]

@@ -2,8 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError
 from confluent_kafka import TopicPartition as Place
@@ -187,8 +187,8 @@ class KafkaOutsider:
     """
 
     def __init__(self, connection: Connection, app: str, *, stable: bool = True) -> None:
-        self._connection, self._app, self._notices, self._lock = connection, app, Notices(), threading.Lock()
-        self._stable = stable
+        self._connection, self._app, self._stable, self._notices = connection, app, stable, Notices()
+        self._lock, self._users, self._closed = threading.Lock(), 0, False
         self._consumer = self._build()
         self.metadata = self._consumer.consumer_group_metadata()
         """For a transaction: of no member and no generation."""
@@ -209,33 +209,64 @@ class KafkaOutsider:
         doing = f"the positions of {self._app!r} are read"
         seconds = self._connection.timeouts.transaction_ms / 1000 + self._connection.timeouts.reach_seconds / 2
         deadline = time.monotonic() + seconds
-        with self._lock:
-            while True:
+        while True:
+            with self._used() as consumer:
                 try:
-                    found = self._consumer.committed(places, min(RENEWED, max(0.1, deadline - time.monotonic())))
+                    found = consumer.committed(places, min(RENEWED, max(0.1, deadline - time.monotonic())))
                     failed = next((place.error for place in found if place.error is not None), None)
                 except RAISED as error:
                     failed = kafka_error(error)
                 with suppress(*RAISED):
-                    self._consumer.poll(0.0)  # brings the notices
-                if failed is None:
-                    break
-                late = failed.code() == KafkaError._TIMED_OUT
-                if late:
-                    self._consumer = self._build()
-                if not (late or failed.code() in MOVING) or time.monotonic() >= deadline:
-                    raise translate(failed, doing, self._connection, self._notices)
-                if not late:
-                    time.sleep(0.05)
+                    consumer.poll(0.0)  # brings the notices
+            if failed is None:
+                break
+            late = failed.code() == KafkaError._TIMED_OUT
+            if late:
+                self._exchange(consumer)
+            if not (late or failed.code() in MOVING) or time.monotonic() >= deadline:
+                raise translate(failed, doing, self._connection, self._notices)
+            if not late:
+                time.sleep(0.05)
         return {
             TopicPartition(p.topic, p.partition): Committed(p.offset, p.metadata or "") if p.offset >= 0 else None
             for p in found
         }
 
     def close(self) -> None:
-        """The consumer's threads end."""
+        """The consumer's threads end, as soon as nobody waits for an answer any more; that is not waited for."""
         with self._lock:
+            self._closed = True
+            unused = not self._users
+        if unused:
             self._consumer.close()
+
+    @contextmanager
+    def _used(self) -> Iterator[Consumer]:
+        """Several threads may ask at once: an answer can take long, where a transaction is open."""
+        consumer = self._take()
+        try:
+            yield consumer
+        finally:
+            self._give_back()
+
+    def _take(self) -> Consumer:
+        with self._lock:
+            if self._closed:
+                raise LogError("the log was closed", where=f"Kafka at {self._connection.brokers}")
+            self._users += 1
+            return self._consumer
+
+    def _give_back(self) -> None:
+        with self._lock:
+            self._users -= 1
+            last = self._closed and not self._users
+        if last:
+            self._consumer.close()
+
+    def _exchange(self, consumer: Consumer) -> None:
+        with self._lock:
+            if self._consumer is consumer and not self._closed:
+                self._consumer = self._build()
 
 
 def _ignore(tasks: frozenset[int], lost: bool) -> None:

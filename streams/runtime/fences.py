@@ -19,8 +19,7 @@ class Fences:
         """SlotTaken where nothing but a second process in our slot explains the fences.
 
         Others can fence us several times in a row, in good order: an abort drops leases without giving them back, and
-        whoever gets such a task from the group fences us then. Leases that other slots hold show that it is this. They
-        are read after the abort, since a stable read would wait for our own open commit.
+        whoever gets such a task from the group fences us then. Leases that other slots hold show that it is this.
         """
         self._at = [at for at in self._at if now - at < _AGAIN] + [now]
         if self._others_hold():
@@ -35,7 +34,7 @@ class Fences:
     def _others_hold(self) -> bool:
         """Another slot holds a lease; False if that cannot be read now."""
         try:
-            found = self._log.leases(self._plan.app, range(len(self._plan.tasks))).values()
+            holders = self._log.holders(self._plan.app, range(len(self._plan.tasks))).values()
         except LogError:
             return False
-        return any(lease is not None and lease.held and lease.slot != self._slot for lease in found)
+        return any(slot != self._slot for slot in holders)

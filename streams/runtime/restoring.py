@@ -170,8 +170,7 @@ class Restoring:
                     fix="stop it (SIGTERM or Ctrl-C), then restore",
                 )
         check_fresh(self._log, plan)
-        taking = Taking(self._log, group, plan.app, RESTORING, plan.fingerprint, numbers, self._note, self._clock)
-        taken = taking.finish()
+        taken = Taking(self._log, group, plan.app, RESTORING, plan.fingerprint, numbers, self._note).result()
         if len(taken) < len(numbers):
             raise LogError(f"tasks of {plan.app!r} are being claimed by somebody else", fix="run it again")
         return self._log.writer(plan.app, RESTORING)

@@ -44,6 +44,7 @@ Hook = Callable[[str], None]
 
 _IDLE_LOOK = 0.2
 _RESTORING = 0.002  # seconds between two looks at restores
+_GIVING_BACK = 2.0  # seconds for leases that are no longer wanted
 _GAUGES = 1.0
 _ENDS = 5.0
 _TOPICS = 10.0  # seconds between two looks at the source topics
@@ -179,8 +180,7 @@ class Worker:
                 self._reporter.gauge(list(self._tasks.values()), self._reader)
             if self._snapshots is not None and self._snapshots.time_to_look(now):
                 self._snapshots.look(list(self._tasks.values()), self.metrics)
-            if self._taking is None:  # which may wait for a record that both would read
-                self._trimming.look(now, self._running(), self._committed, self._floor)
+            self._trimming.look(now, self._running(), self._committed, self._floor)
         except Fenced as error:
             self._fenced(error)
         except SlotTaken:
@@ -217,7 +217,8 @@ class Worker:
     def _poll_group(self) -> None:
         assert self._group is not None
         self._silences.before(self._clock.monotonic())
-        given = self._group.poll(0.0 if self._tasks else self._wait, self._on_revoke)
+        idle = not self._tasks and self._taking is None
+        given = self._group.poll(self._wait if idle else 0.0, self._on_revoke)
         self._silences.after(self._clock.monotonic())
         if self._failed is not None:
             failed, self._failed = self._failed, None
@@ -230,25 +231,17 @@ class Worker:
             self._take(new)
 
     def _take(self, new: frozenset[int]) -> None:
-        """Take leases; where other tasks run, they go on meanwhile."""
+        """Take leases, beside the other tasks."""
         assert self._group is not None
         plan = self.plan
         if self._taking is None:
             self._taking = Taking(
-                self.log,
-                self._group,
-                plan.app,
-                self.settings.slot,
-                plan.fingerprint,
-                new,
-                self.tools.note,
-                self._clock,
+                self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note
             )
-        if not self._tasks:
-            self._taking.finish()
-        elif not self._taking.step():
+        if not self._taking.wait(0.0 if self._tasks else self._wait):
             return
-        taken, self._taking = self._taking.leases, None
+        done, self._taking = self._taking, None
+        taken = done.result()
         wanted = [tp for n in taken for tp in self._inputs_of(n)]
         committed = self.log.committed(plan.app, wanted) if wanted else {}
         for number, lease in taken.items():
@@ -256,9 +249,10 @@ class Worker:
             self._tasks[number] = task
             self._restoring[number] = task.open(committed)
 
-    def _stop_taking(self) -> None:
+    def _stop_taking(self, seconds: float = 0.0) -> None:
         if self._taking is not None:
-            self._taking.close()
+            self._taking.give_up()
+            self._taking.wait(seconds)
             self._taking = None
 
     def _inputs_of(self, number: int) -> list[TopicPartition]:
@@ -534,7 +528,7 @@ class Worker:
         assert self._group is not None
         self.queries.close("the worker is ending")
         self._pulse.beat("committing for the last time, and leaving")
-        self._stop_taking()
+        self._stop_taking(_GIVING_BACK)
         try:
             outside = any(task.outside for task in self._running())
             if outside:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,6 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from confluent_kafka import TopicPartition as Place
 from confluent_kafka.admin import AdminClient
 
-from streams.core.clock import SystemClock
 from streams.core.errors import Fenced, LogError, RecordTooLarge, SettingsError, SlotTaken, TopicMismatch, TopicMissing
 from streams.core.record import Produced, TopicPartition
 from streams.log import kafka_settings
@@ -407,17 +407,36 @@ def test_tasks_of_a_worker_that_died_inside_its_commit_are_taken_at_once(kafka, 
         transactions = writer._transactions
         transactions._send(transactions.producer, sent, log._outsider(app).metadata, time.monotonic() + 60)
         assert log.holders(app, [0, 1, 2]) == {0: "dead", 1: "dead"}
-        group = SimpleNamespace(members=1)
-        notes = []
-        taking = Taking(log, group, app, "next", "f", [0, 1], lambda text, *_: notes.append(text), SystemClock())
-        assert taking.finish() == {0: Lease("next", True, "f", 7), 1: Lease("next", True, "f", 3)}
-        taking.close()
+        taking = Taking(log, SimpleNamespace(members=1), app, "next", "f", [0, 1], lambda text, *_: None)
+        assert taking.result() == {0: Lease("next", True, "f", 7), 1: Lease("next", True, "f", 3)}
         with pytest.raises(Fenced):
             writer.commit({}, {})
         writer.close()
         assert values_of(log, topic) == [[]]
     finally:
         log.close()
+
+
+def test_a_log_is_closed_while_a_record_is_held_up(kafka, app):
+    """Nobody waits for who waits for it, other records are read meanwhile, and nothing connects anew later."""
+    log = KafkaLog(kafka.bootstrap, timeouts=Timeouts(transaction_ms=600_000))
+    writer = log.writer(app, "dead")
+    writer.commit({}, {0: Lease("dead", True, "f", 7), 1: Lease("dead", False, "f", 3)})
+    sent = [lease_place(app, 0, Lease("dead", True, "f", 8))]
+    transactions = writer._transactions
+    transactions.begin()
+    transactions._send(transactions.producer, sent, log._outsider(app).metadata, time.monotonic() + 60)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(log.leases, app, [0])
+        assert log.leases(app, [1]) == {1: Lease("dead", False, "f", 3)}
+        assert not reading.done()
+        log.close()
+        with pytest.raises(LogError, match="closed"):
+            reading.result(60)
+    with pytest.raises(LogError, match="closed"):
+        log.claim(app, 0)
+    assert log._outsiders == {}
+    writer.close()
 
 
 def test_a_transaction_may_be_open_twice_as_long_as_one_that_took_too_long_but_no_longer_than_brokers_allow(

@@ -1,13 +1,13 @@
-"""Taking leases beside other work: nothing is waited for in the loop."""
+"""Taking leases beside other work: nothing is waited for, and what is not wanted any more is given back."""
 
 import threading
 from types import SimpleNamespace
 
 import pytest
 
-from streams.core.clock import SystemClock
 from streams.core.errors import Fenced, LogError
-from streams.protocol import Lease
+from streams.protocol import RESTORING, Lease
+from streams.runtime import leases
 from streams.runtime.leases import Taking
 
 PATIENCE = 60  # seconds; nothing waits so long where it works
@@ -20,7 +20,7 @@ class SlowLog:
         self.let = {kind: threading.Event() for kind in ("claim", "leases", "fence", "write")}
         self.begun = {kind: threading.Event() for kind in self.let}
         self.records, self.done, self.later = dict(records or {}), [], set()
-        self.closed = threading.Event()
+        self.closed = set()
         for kind in let:
             self.let[kind].set()
 
@@ -34,8 +34,7 @@ class SlowLog:
         return SimpleNamespace(write=lambda lease: self.write(task, lease), close=lambda: self.close(task))
 
     def close(self, task):
-        self.done.append(("close", task))
-        self.closed.set()
+        self.closed.add(task)
 
     def write(self, task, lease):
         self.wait("write", task)
@@ -54,89 +53,146 @@ class SlowLog:
         self.wait("fence", slot)
 
 
-def taking(log, *tasks, clock=None):
-    group = SimpleNamespace(members=1)
-    return Taking(log, group, "app", "me", "f", tasks, lambda text, *more: None, clock or SystemClock())
+def taking(log, *tasks):
+    return Taking(log, SimpleNamespace(members=1), "app", "me", "f", tasks, lambda text, *more: None)
 
 
 def kinds(log):
     return [kind for kind, *_ in log.done]
 
 
+def holding_up(log, monkeypatch):
+    """The read of the records waits until it is let through; `looked` is set by the second look for the holders."""
+    monkeypatch.setattr(leases, "_STUCK", 0.01)
+    log.looked, looks, holders = threading.Event(), [], log.holders
+
+    def look(app, tasks):
+        looks.append(tasks)
+        if len(looks) > 1:
+            log.looked.set()
+        return holders(app, tasks)
+
+    log.holders = look
+
+
 @pytest.mark.parametrize("kind", ["claim", "leases", "fence", "write"])
-def test_a_step_waits_for_nothing(kind):
+def test_nothing_is_waited_for(kind):
     log = SlowLog(*{"claim", "leases", "fence", "write"} - {kind}, records={0: Lease("other", True, "f", 7)})
     made = taking(log, 0, 1)
-    while not log.begun[kind].is_set():
-        assert not made.step()
-    for _ in range(100):
-        assert not made.step()
+    assert log.begun[kind].wait(PATIENCE)
+    assert not made.wait(0.0)
     log.let[kind].set()
-    assert made.finish() == {0: Lease("me", True, "f", 7), 1: Lease("me", True, "f", 0)}
-    made.close()
+    assert made.result() == {0: Lease("me", True, "f", 7), 1: Lease("me", True, "f", 0)}
+    assert log.closed == {0, 1}
 
 
-def test_the_commit_of_a_slot_that_holds_a_record_up_is_ended():
+def test_the_commit_of_a_slot_that_holds_a_record_up_is_ended(monkeypatch):
     """A worker that died in the middle of its commit: brokers would end that after 15 s."""
-    log = SlowLog("claim", "write", records={0: Lease("dead", True, "f", 7), 1: Lease("me", True, "f", 2)})
-    log.let["fence"].set()
-    now = [0.0]
-    made = taking(log, 0, 1, clock=SimpleNamespace(monotonic=lambda: now[0]))
-    while not log.begun["leases"].is_set():
-        assert not made.step()
-    now[0] = 0.9  # the end of a commit may be on its way
-    for _ in range(100):
-        assert not made.step()
-    assert "fence" not in kinds(log)
-    now[0] = 1.1
-    while ("fence", "dead") not in log.done:
-        assert not made.step()
+    log = SlowLog("claim", "write", "fence", records={0: Lease("dead", True, "f", 7), 1: Lease("me", True, "f", 2)})
+    holding_up(log, monkeypatch)
+    made = taking(log, 0, 1)
+    assert log.looked.wait(PATIENCE)
     log.let["leases"].set()
-    assert made.finish()[0] == Lease("me", True, "f", 7)
-    assert log.done.count(("fence", "dead")) == 1
-    assert ("fence", "me") not in log.done
+    assert made.result() == {0: Lease("me", True, "f", 7), 1: Lease("me", True, "f", 2)}
+    assert kinds(log).index("fence") < kinds(log).index("leases")
+    assert [slot for kind, slot, *_ in log.done if kind == "fence"] == ["dead"]
 
 
-def test_a_holder_that_cannot_be_found_out_changes_nothing():
+@pytest.mark.parametrize("slot", ["me", RESTORING])
+def test_our_own_slot_is_not_fenced_nor_that_of_a_restore(slot, monkeypatch):
+    log = SlowLog("claim", "write", "fence", records={0: Lease(slot, True, "f", 7)})
+    holding_up(log, monkeypatch)
+    made = taking(log, 0)
+    assert log.looked.wait(PATIENCE)
+    log.records[0] = Lease(slot, False, "f", 8)
+    log.let["leases"].set()
+    assert made.result() == {0: Lease("me", True, "f", 8)}
+    assert "fence" not in kinds(log)
+
+
+def test_a_holder_that_cannot_be_found_out_changes_nothing(monkeypatch):
     log = SlowLog("claim", "write", "fence")
-    log.holders = lambda app, tasks: (_ for _ in ()).throw(LogError("no answer"))
-    now = [0.0]
-    made = taking(log, 0, clock=SimpleNamespace(monotonic=lambda: now[0]))
-    while not log.begun["leases"].is_set():
-        assert not made.step()
-    for now[0] in (1.1, 2.2, 3.3):
-        assert not made.step()
+
+    def fails(app, tasks):
+        raise LogError("no answer")
+
+    log.holders = fails
+    holding_up(log, monkeypatch)
+    made = taking(log, 0)
+    assert log.looked.wait(PATIENCE)
     log.let["leases"].set()
-    assert made.finish() == {0: Lease("me", True, "f", 0)}
-    assert "fence" not in kinds(log)
+    assert made.result() == {0: Lease("me", True, "f", 0)}
 
 
-def test_what_is_being_written_when_all_is_given_up_is_not_waited_for():
+def test_a_fence_that_hangs_does_not_hold_the_answer_up(monkeypatch):
+    log = SlowLog("claim", "write", records={0: Lease("slow", True, "f", 7)})
+    holding_up(log, monkeypatch)
+    made = taking(log, 0)
+    assert log.begun["fence"].wait(PATIENCE)
+    log.records[0] = Lease("slow", False, "f", 8)
+    log.let["leases"].set()
+    assert made.result() == {0: Lease("me", True, "f", 8)}
+    log.let["fence"].set()
+
+
+def test_what_is_being_written_when_all_is_given_up_is_given_back():
+    """Whoever is given the task next would fence us, and with it our other tasks."""
     log = SlowLog("claim", "leases", "fence")
     made = taking(log, 0)
-    while not log.begun["write"].is_set():
-        assert not made.step()
-    made.close()
+    assert log.begun["write"].wait(PATIENCE)
+    made.give_up()
     assert kinds(log) == ["claim", "leases"]
     log.let["write"].set()
-    assert log.closed.wait(PATIENCE)
-    assert kinds(log) == ["claim", "leases", "write", "close"]
+    assert made.wait(PATIENCE)
+    assert log.records == {0: Lease("me", False, "f", 0)}
+    assert log.closed == {0}
 
 
-def test_what_was_given_up_while_records_were_read_is_not_written_at_all():
+def test_what_was_taken_and_is_not_wanted_is_given_back():
+    log = SlowLog("claim", "leases", "fence", "write")
+    made = taking(log, 0, 1)
+    assert made.wait(PATIENCE)
+    made.give_up()
+    assert made.wait(PATIENCE)
+    assert log.records == {0: Lease("me", False, "f", 0), 1: Lease("me", False, "f", 0)}
+    assert log.closed == {0, 1}
+
+
+def test_what_somebody_else_has_taken_meanwhile_stays_his():
+    log = SlowLog("claim", "leases", "fence", "write")
+    made = taking(log, 0)
+    assert made.wait(PATIENCE)
+    log.records[0], log.later = Lease("other", True, "f", 0), {0}
+    made.give_up()
+    assert made.wait(PATIENCE)
+    assert log.records == {0: Lease("other", True, "f", 0)}
+
+
+def test_what_was_given_up_while_records_were_read_is_not_written(monkeypatch):
+    monkeypatch.setattr(leases, "_STUCK", 0.01)
     log = SlowLog("claim", "fence", "write")
     made = taking(log, 0)
-    while not log.begun["leases"].is_set():
-        assert not made.step()
-    made.close()
+    assert log.begun["leases"].wait(PATIENCE)
+    made.give_up()
+    assert made.wait(PATIENCE)
     log.let["leases"].set()
-    assert made.step()
-    assert made.leases == {}
     assert "write" not in kinds(log)
+    assert log.closed == {0}
+
+
+def test_claims_that_wait_for_their_turn_are_not_opened_any_more():
+    """They would fence those who have been given the tasks."""
+    log = SlowLog("leases", "fence", "write")
+    made = taking(log, *range(32))
+    assert log.begun["claim"].wait(PATIENCE)
+    made.give_up()
+    made.wait(0.2)
+    log.let["claim"].set()
+    assert made.wait(PATIENCE)
+    assert len(log.done) == len(log.closed) <= 8
 
 
 def test_a_task_that_a_later_claimer_has_is_left_out():
     log = SlowLog("claim", "leases", "fence", "write")
     log.later.add(0)
-    made = taking(log, 0, 1)
-    assert made.finish() == {1: Lease("me", True, "f", 0)}
+    assert taking(log, 0, 1).result() == {1: Lease("me", True, "f", 0)}

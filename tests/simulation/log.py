@@ -98,7 +98,8 @@ class SimWriter(LogWriter):
         transaction.positions.update(positions)
         transaction.leases.update(leases)
         transaction.sending = True
-        log.point()
+        for _ in range(cluster.world.rng.choice((1, 1, 1, 4, 16))):
+            log.point()
         self._check()
         world = cluster.world
         self._transaction, self._count = None, 0
@@ -159,10 +160,14 @@ class SimClaim(Claim):
         log.point()
         if cluster.claims[self._task] != self._epoch and not log.rules.no_claim_id:
             raise Fenced(f"task {self._task}: a later claimer came")
+        if cluster.world.chance(0.01):
+            raise LogError("the lease record was not written")
         before = cluster.leases.get(self._task)
         if cluster.checks and lease.sequence != (before.sequence if before is not None else 0):
             raise Violation(f"a claim writes {lease} over {before}")
         cluster.leases[self._task] = lease
+        if cluster.world.chance(0.01):
+            raise LogError("the outcome of the lease record is not known")
 
     def close(self) -> None:
         pass
@@ -266,6 +271,11 @@ class SimLog(Log):
                 raise LogError("the lease records cannot be read: a commit of them is in progress")
             self.point()
         return {t: self.cluster.leases.get(t) for t in tasks}
+
+    def holders(self, app: str, tasks: Sequence[int]) -> dict[int, str]:
+        self.point()
+        found = {task: self.cluster.leases.get(task) for task in tasks}
+        return {task: lease.slot for task, lease in found.items() if lease is not None and lease.held}
 
     def committed(self, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]:
         self.point()

@@ -78,6 +78,7 @@ class Schedule:
         with (
             patch("streams.runtime.leases.ThreadPoolExecutor", lambda workers: Threads(self.world)),
             patch("streams.runtime.leases.wait", self.world.wait),
+            patch("streams.runtime.leases._STUCK", 0.1),
             patch("streams.runtime.task.CHUNK", 60),
             patch("streams.runtime.task.piece_rows", lambda settings: 1),
             patch("streams.runtime.trimming._EVERY", 0.2),

@@ -4,11 +4,12 @@ Every call to the log, and every sleep, is a point at which another process may 
 schedule is the sequence of choices of one random generator: the same seed replays it exactly.
 """
 
+import math
 import random
 from collections.abc import Callable, Collection
-from concurrent.futures import Future
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from greenlet import greenlet
 
@@ -52,6 +53,8 @@ class Process:
         done = Future[Any]()
 
         def run() -> None:
+            if not done.set_running_or_notify_cancel():
+                return
             try:
                 done.set_result(call(*arguments))
             except Killed:
@@ -85,6 +88,11 @@ class Process:
         for thread in self._threads:
             if thread and not thread.dead:
                 thread.throw(Killed)
+
+
+class Waited(NamedTuple):
+    done: "set[Future[Any]]"
+    not_done: "set[Future[Any]]"
 
 
 class Threads:
@@ -134,11 +142,15 @@ class World:
         process = self.processes[slot] = Process(self, slot, body)
         return process
 
-    def wait(self, calls: "Collection[Future[Any]]", timeout: float) -> None:
+    def wait(
+        self, calls: "Collection[Future[Any]]", timeout: float = math.inf, return_when: str = ALL_COMPLETED
+    ) -> Waited:
         """As `concurrent.futures.wait`."""
         process, end = self.running, self.time + timeout
-        while self.time < end and not all(call.done() for call in calls):
+        enough = any if return_when == FIRST_COMPLETED else all
+        while self.time < end and not enough(call.done() for call in calls):
             process.point()
+        return Waited({call for call in calls if call.done()}, {call for call in calls if not call.done()})
 
     def chance(self, probability: float) -> bool:
         """Whether a fault happens; never when calm. The generator is asked all the same."""
