@@ -98,7 +98,7 @@ class SimWriter(LogWriter):
         transaction.positions.update(positions)
         transaction.leases.update(leases)
         transaction.sending = True
-        for _ in range(cluster.world.rng.choice((1, 1, 1, 4, 16))):
+        for _ in range(cluster.world.rng.choice((1, 1, 1, 1, 1, 1, 1, 1, 4, 16))):
             log.point()
         self._check()
         world = cluster.world

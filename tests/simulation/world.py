@@ -34,14 +34,14 @@ class Process:
         self.stalled_until = 0.0
         self._body = body
         self._threads = [greenlet(self._run, world.greenlet)]
+        self._waiting: dict[greenlet, Callable[[], bool]] = {}
 
     def _run(self) -> None:
         try:
             try:
                 self._body(self)
             finally:
-                while not all(thread.dead for thread in self._threads[1:]):  # they are waited for at the end
-                    self.point()
+                self.until(lambda: all(thread.dead for thread in self._threads[1:]))  # waited for at the end
         except Killed:
             pass
         except BaseException as error:
@@ -68,11 +68,20 @@ class Process:
         return done
 
     def go(self) -> None:
-        """One of the threads goes on until its next point."""
+        """One of the threads that have something to do goes on until its next point."""
         self._threads = [thread for thread in self._threads if not thread.dead]
-        thread = self._threads[0] if len(self._threads) == 1 else self.world.rng.choice(self._threads)
-        self.world.running = self
-        thread.switch()
+        able = [thread for thread in self._threads if thread not in self._waiting or self._waiting[thread]()]
+        if able:
+            self.world.running = self
+            (able[0] if len(able) == 1 else self.world.rng.choice(able)).switch()
+
+    def until(self, ready: Callable[[], bool]) -> None:
+        """This thread has nothing to do until then."""
+        if not ready():
+            thread = greenlet.getcurrent()
+            self._waiting[thread] = ready
+            self.point()
+            del self._waiting[thread]
 
     def point(self) -> None:
         """Others may go on here."""
@@ -146,10 +155,8 @@ class World:
         self, calls: "Collection[Future[Any]]", timeout: float = math.inf, return_when: str = ALL_COMPLETED
     ) -> Waited:
         """As `concurrent.futures.wait`."""
-        process, end = self.running, self.time + timeout
-        enough = any if return_when == FIRST_COMPLETED else all
-        while self.time < end and not enough(call.done() for call in calls):
-            process.point()
+        end, enough = self.time + timeout, any if return_when == FIRST_COMPLETED else all
+        self.running.until(lambda: self.time >= end or enough(call.done() for call in calls))
         return Waited({call for call in calls if call.done()}, {call for call in calls if not call.done()})
 
     def chance(self, probability: float) -> bool:
