@@ -24,6 +24,7 @@ from streams.state.overlay import CachedMap
 from streams.state.rewrite import Rewriting, Tail, chunk
 from tests.simulation.cluster import Transaction
 from tests.simulation.log import LogRules, SimLog, SimReader, SimWriter
+from tests.simulation.schedule import Schedule
 from tests.simulation.store import SimStore
 from tests.simulation.test_leases import no_second_read, read_before_claim
 
@@ -240,6 +241,11 @@ def _trims_what_was_read(self, now, tasks, committed, floor):
         self._log.trim(before)
 
 
+def _power_losses(share: float) -> Any:
+    """More of them: of the mutants that need one, few would be caught otherwise."""
+    return patch.object(Schedule, "losses", share)
+
+
 MUTANTS = [
     Mutant(
         "an input that was held back is not read on", lambda: [patch.object(SimReader, "resume", _no_resume)], seed=182
@@ -273,8 +279,8 @@ MUTANTS = [
     ),
     Mutant(
         "a store of a lost history is taken as valid",
-        _no_marks,
-        seed=353,
+        lambda: [*_no_marks(), _power_losses(0.3)],
+        seed=281,
     ),
     Mutant("no fencing of the holder", rules=LogRules(no_fencing=True)),
     Mutant("no claim id", rules=LogRules(no_claim_id=True)),
@@ -316,7 +322,15 @@ MUTANTS = [
         lambda: [patch("streams.runtime.task.chunk", _trimmed_at_the_start)],
         seed=2,
     ),
-    Mutant("what is not needed is deleted at once", lambda: [patch.object(SimLog, "settled_after", 0.0)], seed=984),
+    Mutant(
+        "what is not needed is deleted at once",
+        lambda: [
+            patch.object(SimLog, "settled_after", 0.0),
+            patch.object(Schedule, "trims", 0.0),
+            _power_losses(0.12),
+        ],
+        seed=630,
+    ),
     Mutant(
         "shuffle blocks are trimmed when they are read", lambda: [patch.object(Trimming, "look", _trims_what_was_read)]
     ),

@@ -57,6 +57,10 @@ class Schedule:
     """Runs one seed. `rules` are for mutants of what the log is asked for."""
 
     silences = True
+    losses = 0.04
+    """Of the faults: how many are a power loss of everything."""
+    trims = 0.2
+    """Seconds between two looks at what may be deleted."""
 
     def __init__(self, seed: int, rules: LogRules | None = None) -> None:
         self.world = World(seed)
@@ -81,7 +85,7 @@ class Schedule:
             patch("streams.runtime.leases._STUCK", 0.1),
             patch("streams.runtime.task.CHUNK", 60),
             patch("streams.runtime.task.piece_rows", lambda settings: 1),
-            patch("streams.runtime.trimming._EVERY", 0.2),
+            patch("streams.runtime.trimming._EVERY", self.trims),
             patch("streams.runtime.worker._IDLE_LOOK", 0.0 if self.silence else 0.2),
         ):
             try:
@@ -115,7 +119,7 @@ class Schedule:
         if not alive:
             return
         process = rng.choice(alive)
-        if rng.random() < 0.04:
+        if rng.random() < self.losses:
             self._power_loss()
             return
         kind = rng.choice(("kill", "kill", "kill", "stall", "stall", "rebalance", "rebalance", "stop", "wipe"))
