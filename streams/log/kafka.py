@@ -44,7 +44,7 @@ class KafkaLog(Log):
         self.name, self.option = brokers, f" --brokers {brokers}"
         self._admin = KafkaAdmin(self._connection)
         self._patience = Patience(self._connection.transaction_ms)
-        self._outsiders: dict[str, KafkaOutsider] = {}
+        self._outsiders: dict[tuple[str, bool], KafkaOutsider] = {}
         self._lock, self._closed = threading.Lock(), False
 
     def __repr__(self) -> str:
@@ -96,11 +96,7 @@ class KafkaLog(Log):
     def holders(self, app: str, tasks: Sequence[int]) -> dict[int, str]:
         self._reached()
         topic = tasks_topic(app)
-        outsider = KafkaOutsider(self._connection, app, stable=False)
-        try:
-            found = outsider.committed([TopicPartition(topic, task) for task in tasks])
-        finally:
-            outsider.close()
+        found = self._outsider(app, stable=False).committed([TopicPartition(topic, task) for task in tasks])
         leases = {task: self._lease(app, task, found[TopicPartition(topic, task)]) for task in tasks}
         return {task: lease.slot for task, lease in leases.items() if lease is not None and lease.held}
 
@@ -141,16 +137,21 @@ class KafkaLog(Log):
     # ---- inside
 
     def _reached(self) -> KafkaAdmin:
+        self._check_open()
         self._admin.reach()
         return self._admin
 
-    def _outsider(self, app: str) -> KafkaOutsider:
+    def _outsider(self, app: str, *, stable: bool = True) -> KafkaOutsider:
         with self._lock:
-            if self._closed:  # a thread that was left behind must not connect anew
-                raise LogError("the log was closed", where=f"Kafka at {self.name}")
-            if app not in self._outsiders:
-                self._outsiders[app] = KafkaOutsider(self._connection, app)
-            return self._outsiders[app]
+            self._check_open()
+            if (app, stable) not in self._outsiders:
+                self._outsiders[app, stable] = KafkaOutsider(self._connection, app, stable=stable)
+            return self._outsiders[app, stable]
+
+    def _check_open(self) -> None:
+        """A thread that was left behind must not connect anew."""
+        if self._closed:
+            raise LogError("the log was closed", where=f"Kafka at {self.name}")
 
     def _lease(self, app: str, task: int, found: Committed | None) -> Lease | None:
         if found is None:

@@ -197,8 +197,8 @@ class KafkaOutsider:
         return self._connection.build(Consumer, self._notices, self._connection.outsider(self._app, self._stable))
 
     def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Committed | None]:
-        """The committed offsets and their metadata, stable: while a transaction that touches one of them is open
-        librdkafka asks again, until that transaction has ended or would have been ended by its timeout.
+        """The committed offsets and their metadata. Where it is `stable` and a transaction that touches one of them is
+        open, librdkafka asks again, until that transaction has ended or would have been ended by its timeout.
 
         A client that has no answer for some seconds is exchanged: it may have forgotten the request itself. Seen once,
         for 20 s, on a broker that had stood still and answered others.

@@ -22,8 +22,6 @@ from streams.protocol import Lease
 MOST_METADATA = 4095  # bytes: brokers refuse more than 4096 with an offset, and confluent_kafka adds a zero byte
 NO_PARTITION = -1  # librdkafka's: choose by the key
 
-"""The group's metadata as it is now: who we are, in which generation."""
-
 
 def lease_place(app: str, task: int, lease: Lease) -> Place:
     """A lease record as the offset that it is: its number is the commit's sequence."""

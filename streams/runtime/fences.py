@@ -22,7 +22,7 @@ class Fences:
         whoever gets such a task from the group fences us then. Leases that other slots hold show that it is this.
         """
         self._at = [at for at in self._at if now - at < _AGAIN] + [now]
-        if self._others_hold():
+        if self._others_hold() or (len(self._at) >= _MOST and self._others_hold(for_sure=True)):
             self._at.clear()
         elif len(self._at) >= _MOST:
             raise SlotTaken(
@@ -31,10 +31,15 @@ class Fences:
                 fix="give each worker its own --slot",
             ) from error
 
-    def _others_hold(self) -> bool:
-        """Another slot holds a lease; False if that cannot be read now."""
+    def _others_hold(self, *, for_sure: bool = False) -> bool:
+        """Another slot holds a lease; False if that cannot be read now. For sure: after commits in progress."""
+        tasks = range(len(self._plan.tasks))
         try:
-            holders = self._log.holders(self._plan.app, range(len(self._plan.tasks))).values()
+            if for_sure:
+                leases = self._log.leases(self._plan.app, tasks).values()
+                holders = {lease.slot for lease in leases if lease is not None and lease.held}
+            else:
+                holders = set(self._log.holders(self._plan.app, tasks).values())
         except LogError:
             return False
-        return any(slot != self._slot for slot in holders)
+        return bool(holders - {self._slot})

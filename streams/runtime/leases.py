@@ -2,8 +2,9 @@
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -18,6 +19,22 @@ Answer = TypeVar("Answer")
 _AT_ONCE = 8  # calls
 _LOOK = 0.05  # seconds
 _STUCK = 1.0  # seconds after which a commit that holds a lease record up is ended
+
+
+def begin(call: Callable[[], Answer]) -> "Future[Answer]":
+    """Make a call in a thread that the process does not wait for at its end."""
+    made = Future[Answer]()
+    threading.Thread(target=_make, args=(made, call), name="lease", daemon=True).start()
+    return made
+
+
+def _make(made: "Future[Answer]", call: Callable[[], Answer]) -> None:
+    """The call, unless it was cancelled."""
+    if made.set_running_or_notify_cancel():
+        try:
+            made.set_result(call())
+        except Exception as error:
+            made.set_exception(error)
 
 
 class Taking:
@@ -41,8 +58,8 @@ class Taking:
         self._claims: dict[int, Claim] = {}
         self._written: dict[int, Lease] = {}
         self._fenced = set[str]()
-        self._lock, self._kept, self._given_up = threading.Lock(), False, False
-        self._thread: Future[Any] = _begin(self._run)
+        self._lock, self._kept, self._given_up = threading.Lock(), False, Future[None]()
+        self._thread: Future[Any] = begin(self._run)
 
     def wait(self, seconds: float) -> bool:
         """Whether it has come to its end within this time."""
@@ -54,24 +71,25 @@ class Taking:
         while not self.wait(_LOOK):
             pass
         leases: dict[int, Lease] = self._thread.result()
-        for claim in self._claims.values():
-            claim.close()
+        self._close_claims()
         return leases
 
     def give_up(self) -> None:
         """Nobody wants these leases any more. Nothing is waited for: the thread begins no other step, and gives back
-        what it has written, so that whoever takes the task next finds it free."""
+        what it has written, so that whoever takes the task next finds it free, as a rule."""
         with self._lock:
-            self._given_up, kept, self._kept = True, self._kept, False
+            kept, self._kept = self._kept, False
+            if not self._given_up.done():
+                self._given_up.set_result(None)
         if kept:
-            self._thread = _begin(self._let_go)
+            self._thread = begin(self._let_go)
 
     # ---- in the thread
 
     def _run(self) -> dict[int, Lease]:
         done = False
         try:
-            while self._wanted and not self._given_up:
+            while self._wanted and not self._given_up.done():
                 self._open()
                 self._read()
                 self._fence()
@@ -79,7 +97,7 @@ class Taking:
             done = True
         finally:
             with self._lock:
-                kept = self._kept = done and not self._given_up
+                kept = self._kept = done and not self._given_up.done()
             if not kept:
                 self._let_go()
         return self._leases
@@ -92,30 +110,31 @@ class Taking:
             self._go_on(task, None)
 
     def _read(self) -> None:
-        """Stable records. A commit that holds one up for long is that of a worker that died or stands still in the
-        middle of it: its slot is fenced, which ends the commit, or we would wait until the brokers end it (15 s).
-        Whether that succeeds or not, the read decides."""
+        """Stable records. A commit that holds one up for long is, as a rule, that of a worker that died or stands still
+        in the middle of it: its slot is fenced, which ends the commit, or we would wait until the brokers end it (15 s,
+        or longer where commits are long). Whether that succeeds or not, the read decides."""
         tasks = self._asking(ReadLease)
         if not tasks:
             return
-        reading = _begin(self._log.leases, self._app, tasks)
-        wait([reading], _STUCK)
-        while not reading.done():
-            if self._given_up:
-                return
-            looking = _begin(self._holders, tasks)
-            wait([reading, looking], return_when=FIRST_COMPLETED)
-            if reading.done():
-                break
-            for slot in sorted(looking.result() - {self._slot, RESTORING} - self._fenced):
-                fencing = _begin(self._log.fence, self._app, slot)
-                wait([reading, fencing], return_when=FIRST_COMPLETED)
+        reading = begin(lambda: self._log.leases(self._app, tasks))
+        over: list[Future[Any]] = [reading, self._given_up]
+        wait(over, _STUCK, FIRST_COMPLETED)
+        while not any(each.done() for each in over):
+            looking = begin(lambda: self._holders(tasks))
+            wait([*over, looking], return_when=FIRST_COMPLETED)
+            for slot in sorted(looking.result() - {self._slot, RESTORING} - self._fenced) if looking.done() else ():
+                if any(each.done() for each in over):
+                    break
+                self._note(f"fencing slot {slot!r}, whose commit holds up the leases of {tasks}", logging.INFO)
+                fencing = begin(partial(self._log.fence, self._app, slot))
+                wait([*over, fencing], return_when=FIRST_COMPLETED)
                 if fencing.done() and fencing.exception() is None:
                     self._fenced.add(slot)
-            wait([reading], _STUCK)
-        found = reading.result()
-        for task in tasks:
-            self._go_on(task, found[task])
+            wait(over, _STUCK, FIRST_COMPLETED)
+        if reading.done():
+            found = reading.result()
+            for task in tasks:
+                self._go_on(task, found[task])
 
     def _holders(self, tasks: list[int]) -> set[str]:
         """A hint only: where it fails there is none."""
@@ -130,10 +149,11 @@ class Taking:
         new = {slot: task for task, slot in wanted.items() if slot not in self._fenced}
         for slot, task in new.items():
             self._note(f"fencing slot {slot!r}, which held task {task}", logging.INFO)
-        for slot, done in self._each({slot: partial(self._log.fence, self._app, slot) for slot in new}).items():
+        fencing = self._each({slot: partial(self._log.fence, self._app, slot) for slot in new}, to_the_end=False)
+        for slot, done in fencing.items():
             done.result()
             self._fenced.add(slot)
-        if not self._given_up:
+        if not self._given_up.done():
             for task in wanted:
                 self._go_on(task, None)
 
@@ -151,31 +171,45 @@ class Taking:
                 self._go_on(task, None)
 
     def _let_go(self) -> None:
-        """Give back what was written, if nobody wants it, through the same claims: a record that somebody else has
-        written since stays as it is."""
-        if self._given_up:
-            back = {t: partial(self._claims[t].write, lease.released()) for t, lease in self._written.items()}
-            self._each(back, last=True)
+        """Give back what was written, through the same claims: a record that somebody else has written since stays as
+        it is."""
+        written = self._written.items()
+        self._each({t: partial(self._claims[t].write, lease.released()) for t, lease in written}, last=True)
+        self._close_claims()
+
+    def _close_claims(self) -> None:
         for claim in self._claims.values():
             with suppress(StreamsError):
                 claim.close()
 
     def _asking(self, kind: type[Step]) -> list[int]:
-        return [] if self._given_up else [t for t, step in self._wanted.items() if isinstance(step, kind)]
+        return [] if self._given_up.done() else [t for t, step in self._wanted.items() if isinstance(step, kind)]
 
-    def _each(self, calls: Mapping[Any, Callable[[], Answer]], *, last: bool = False) -> "dict[Any, Future[Answer]]":
-        """Make these calls, some at a time, and wait for their ends. When all is given up no other one is begun, and
-        those that were not are left out; unless it is the `last` that is to be done."""
-        if not calls or (self._given_up and not last):
+    def _each(
+        self, calls: Mapping[Any, Callable[[], Answer]], *, to_the_end: bool = True, last: bool = False
+    ) -> "dict[Any, Future[Answer]]":
+        """Make these calls, some at a time; those that have come to their ends. When all is given up none is begun any
+        more, and those under way are waited for only if they are to be seen `to_the_end`; but what is to be done
+        `last` is done."""
+        if not calls or (self._given_up.done() and not last):
             return {}
-        pool = ThreadPoolExecutor(min(_AT_ONCE, len(calls)))
-        begun = {key: pool.submit(call) for key, call in calls.items()}
-        pool.shutdown(wait=False)
-        while wait(begun.values(), _LOOK).not_done:
-            if self._given_up and not last:
-                for call in begun.values():
-                    call.cancel()
-        return {key: call for key, call in begun.items() if not call.cancelled()}
+        made = {key: Future[Answer]() for key in calls}
+        left = deque((made[key], call) for key, call in calls.items())
+
+        def work() -> None:
+            while left:
+                with suppress(IndexError):
+                    _make(*left.popleft())
+
+        for _ in range(min(_AT_ONCE, len(calls))):
+            begin(work)
+        while not last and not self._given_up.done() and not all(each.done() for each in made.values()):
+            under_way: list[Future[Any]] = [each for each in made.values() if not each.done()]
+            wait([self._given_up, *under_way], return_when=FIRST_COMPLETED)
+        running = [each for each in made.values() if not (self._given_up.done() and not last and each.cancel())]
+        if to_the_end:
+            wait(running)
+        return {key: each for key, each in made.items() if each.done() and not each.cancelled()}
 
     def _go_on(self, task: int, answer: Lease | None) -> None:
         try:
@@ -183,11 +217,3 @@ class Taking:
         except StopIteration as end:
             self._leases[task] = end.value
             del self._wanted[task]
-
-
-def _begin(call: Callable[..., Answer], *arguments: Any) -> Future[Any]:
-    """Make a call in a thread."""
-    pool = ThreadPoolExecutor(1)
-    begun = pool.submit(call, *arguments)
-    pool.shutdown(wait=False)
-    return begun

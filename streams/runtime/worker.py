@@ -44,7 +44,8 @@ Hook = Callable[[str], None]
 
 _IDLE_LOOK = 0.2
 _RESTORING = 0.002  # seconds between two looks at restores
-_GIVING_BACK = 2.0  # seconds for leases that are no longer wanted
+_GIVING_BACK = 2.0  # seconds for leases that are no longer wanted, before the group is left
+_LEFT = 0.5  # seconds for them, before they are taken again
 _GAUGES = 1.0
 _ENDS = 5.0
 _TOPICS = 10.0  # seconds between two looks at the source topics
@@ -85,6 +86,8 @@ class Worker:
         self._reader: LogReader | None = None
         self._tasks: dict[int, Task] = {}
         self._taking: Taking | None = None
+        self._left: Taking | None = None  # was given up
+        self._left_at = 0.0
         self._restoring: dict[int, Iterator[None]] = {}
         self._by_partition: dict[TopicPartition, Task] = {}
         self._appended: dict[str, int] = {}
@@ -235,6 +238,8 @@ class Worker:
         assert self._group is not None
         plan = self.plan
         if self._taking is None:
+            if self._still_left(new):
+                return
             self._taking = Taking(
                 self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note
             )
@@ -249,11 +254,20 @@ class Worker:
             self._tasks[number] = task
             self._restoring[number] = task.open(committed)
 
-    def _stop_taking(self, seconds: float = 0.0) -> None:
+    def _stop_taking(self) -> None:
         if self._taking is not None:
             self._taking.give_up()
-            self._taking.wait(seconds)
+            self._left, self._left_at = self._taking, self._clock.monotonic()
             self._taking = None
+
+    def _still_left(self, new: frozenset[int]) -> bool:
+        """A taking that was given up is still busy with some of these: its claims and a new one's would fence each
+        other. Not for long: it can hang in a call."""
+        if self._left is not None and (
+            self._left.wait(0.0) or self._clock.monotonic() - self._left_at > _LEFT or not self._left.tasks & new
+        ):
+            self._left = None
+        return self._left is not None
 
     def _inputs_of(self, number: int) -> list[TopicPartition]:
         id = self.plan.tasks[number]
@@ -262,12 +276,12 @@ class Worker:
 
     def _on_revoke(self, numbers: frozenset[int], lost: bool) -> None:
         """The group takes tasks away: commit and give the leases back, or drop all where they are lost already."""
-        if self._taking is not None and self._taking.tasks & numbers:
-            self._stop_taking()
         mine = [n for n in numbers if n in self._tasks]
-        if not mine:
-            return
         try:
+            if self._taking is not None and self._taking.tasks & numbers:
+                self._stop_taking()
+            if not mine:
+                return
             if lost:
                 raise LogError(
                     "the group does not count this worker as a member any more, and its tasks may be others' now",
@@ -528,7 +542,7 @@ class Worker:
         assert self._group is not None
         self.queries.close("the worker is ending")
         self._pulse.beat("committing for the last time, and leaving")
-        self._stop_taking(_GIVING_BACK)
+        self._stop_taking()
         try:
             outside = any(task.outside for task in self._running())
             if outside:
@@ -540,6 +554,8 @@ class Worker:
             )
         for number in list(self._tasks):
             self._drop(number)
+        if self._left is not None:
+            self._left.wait(_GIVING_BACK)
         self._group.leave()
 
     def close(self) -> None:

@@ -24,7 +24,7 @@ from tests.simulation import program
 from tests.simulation.cluster import SAVED, SESSION, Cluster, Transaction
 from tests.simulation.log import LogRules, SimLog
 from tests.simulation.store import Disk, Entries, SimStore
-from tests.simulation.world import Process, SimClock, Threads, Violation, World
+from tests.simulation.world import Process, SimClock, Violation, World
 
 SLOTS = ("a", "b", "c")
 FAULTY, CALM = 700, 12_000  # steps
@@ -80,7 +80,7 @@ class Schedule:
 
     def run(self) -> Result:
         with (
-            patch("streams.runtime.leases.ThreadPoolExecutor", lambda workers: Threads(self.world)),
+            patch("streams.runtime.leases.begin", self.world.begin),
             patch("streams.runtime.leases.wait", self.world.wait),
             patch("streams.runtime.leases._STUCK", 0.1),
             patch("streams.runtime.task.CHUNK", 60),

@@ -18,7 +18,7 @@ from tests.simulation.log import SimLog, SimWriter
 from tests.simulation.outside import APP, OutsideSchedule, SimSink
 from tests.simulation.schedule import SETTINGS
 from tests.simulation.store import SimStore
-from tests.simulation.world import Process, Threads
+from tests.simulation.world import Process
 
 
 class Killed(BaseException):
@@ -31,9 +31,9 @@ class Alone(Process):
     def point(self) -> None:
         pass
 
-    def spawn(self, call, *arguments):
+    def spawn(self, call):
         done = Future()
-        done.set_result(call(*arguments))
+        done.set_result(call())
         return done
 
 
@@ -89,7 +89,7 @@ def test_nothing_is_appended_after_a_commit_in_doubt_when_a_worker_leaves():
         cluster.assigned.clear()
 
     leaving: list[bool] = []
-    with patch("streams.runtime.leases.ThreadPoolExecutor", lambda workers: Threads(world)):
+    with patch("streams.runtime.leases.begin", world.begin):
         first = worker(hook)
         works(first, 1000)
         begun.clear()

@@ -20,7 +20,7 @@ class Killed(BaseException):
     """The death of a process: nothing in the engine catches it."""
 
 
-class Violation(Exception):
+class Violation(BaseException):
     """A promise was broken."""
 
 
@@ -38,17 +38,14 @@ class Process:
 
     def _run(self) -> None:
         try:
-            try:
-                self._body(self)
-            finally:
-                self.until(lambda: all(thread.dead for thread in self._threads[1:]))  # waited for at the end
+            self._body(self)
         except Killed:
             pass
         except BaseException as error:
             self.ended = error
         self.alive = False
 
-    def spawn(self, call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
+    def spawn(self, call: Callable[[], Any]) -> "Future[Any]":
         """Make a call in a thread of its own."""
         done = Future[Any]()
 
@@ -56,7 +53,7 @@ class Process:
             if not done.set_running_or_notify_cancel():
                 return
             try:
-                done.set_result(call(*arguments))
+                done.set_result(call())
             except Killed:
                 pass
             except Violation as error:  # nobody may look at the result
@@ -74,6 +71,8 @@ class Process:
         if able:
             self.world.running = self
             (able[0] if len(able) == 1 else self.world.rng.choice(able)).switch()
+            if not self.alive:
+                self.kill()  # no thread outlives the process
 
     def until(self, ready: Callable[[], bool]) -> None:
         """This thread has nothing to do until then."""
@@ -93,7 +92,7 @@ class Process:
 
     def kill(self) -> None:
         """SIGKILL: what it has in memory is gone, no farewell."""
-        self.alive = False
+        self.alive, self.world.running = False, self
         for thread in self._threads:
             if thread and not thread.dead:
                 thread.throw(Killed)
@@ -102,19 +101,6 @@ class Process:
 class Waited(NamedTuple):
     done: "set[Future[Any]]"
     not_done: "set[Future[Any]]"
-
-
-class Threads:
-    """What stands for a pool of threads in the process that is running."""
-
-    def __init__(self, world: "World") -> None:
-        self._process = world.running
-
-    def submit(self, call: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        return self._process.spawn(call, *arguments)
-
-    def shutdown(self, wait: bool) -> None:
-        """Its threads end by themselves."""
 
 
 class SimClock:
@@ -130,8 +116,8 @@ class SimClock:
         return self._process.world.time
 
     def sleep(self, seconds: float) -> None:
-        self._process.stalled_until = self._process.world.time + seconds
-        self._process.point()
+        end = self._process.world.time + seconds
+        self._process.until(lambda: self._process.world.time >= end)
 
 
 class World:
@@ -150,6 +136,10 @@ class World:
     def start(self, slot: str, body: Body) -> Process:
         process = self.processes[slot] = Process(self, slot, body)
         return process
+
+    def begin(self, call: Callable[[], Any]) -> "Future[Any]":
+        """Make a call in a thread of the process that is running."""
+        return self.running.spawn(call)
 
     def wait(
         self, calls: "Collection[Future[Any]]", timeout: float = math.inf, return_when: str = ALL_COMPLETED
