@@ -180,6 +180,47 @@ def test_what_was_given_up_while_records_were_read_is_not_written(monkeypatch):
     assert log.closed == {0}
 
 
+def test_what_was_written_is_given_back_although_another_record_is_held_up():
+    log = SlowLog("claim", "leases", "write", records={1: Lease("other", True, "f", 3)})
+    fence = log.fence
+
+    def fence_and_hold_up(app, slot):
+        log.let["leases"].clear()
+        log.begun["leases"].clear()
+        fence(app, slot)
+
+    log.fence = fence_and_hold_up
+    log.let["fence"].set()
+    made = taking(log, 0, 1)
+    assert log.begun["fence"].wait(PATIENCE)
+    assert log.begun["leases"].wait(PATIENCE)
+    made.give_up()
+    assert made.wait(PATIENCE)
+    assert log.records == {0: Lease("me", False, "f", 0), 1: Lease("other", True, "f", 3)}
+    log.let["leases"].set()
+
+
+def test_no_slot_is_fenced_after_all_was_given_up(monkeypatch):
+    """Whoever has been given the task may be in the middle of a commit."""
+    monkeypatch.setattr(leases, "_STUCK", 0.01)
+    log = SlowLog("claim", "fence", records={0: Lease("other", True, "f", 3)})
+    looking, look = threading.Event(), threading.Event()
+
+    def holders(app, tasks):
+        looking.set()
+        assert look.wait(PATIENCE)
+        return {0: "other"}
+
+    log.holders = holders
+    made = taking(log, 0)
+    assert looking.wait(PATIENCE)
+    made.give_up()
+    look.set()
+    assert made.wait(PATIENCE)
+    log.let["leases"].set()
+    assert "fence" not in kinds(log)
+
+
 def test_claims_that_wait_for_their_turn_are_not_opened_any_more():
     """They would fence those who have been given the tasks."""
     log = SlowLog("leases", "fence", "write")
