@@ -45,6 +45,7 @@ Hook = Callable[[str], None]
 _IDLE_LOOK = 0.2
 _RESTORING = 0.002  # seconds between two looks at restores
 _GIVING_BACK = 2.0  # seconds for leases that are no longer wanted, before the group is left
+_ALONE = 0.2  # seconds for leases where nothing else is to be done, and a turn does not wait for records
 _LEFT = 0.5  # seconds for them, before they are taken again
 _GAUGES = 1.0
 _ENDS = 5.0
@@ -243,7 +244,7 @@ class Worker:
             self._taking = Taking(
                 self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note
             )
-        if not self._taking.wait(0.0 if self._tasks else self._wait):
+        if not self._taking.wait(0.0 if self._tasks else self._wait or _ALONE):
             return
         done, self._taking = self._taking, None
         taken = done.result()

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 from streams.core.sinks import SinkTask, TwoPhaseSink
 from streams.core.stream import with_sinks
@@ -157,7 +158,10 @@ MUTANTS = [
     Mutant("outside: tokens are not in the commit", lambda: [_patched(Task, "changelog", _no_tokens_in_the_commit)]),
     Mutant(
         "outside: recover deletes later ones",
-        lambda: [_patched(SimSink, "goes", lambda goes: lambda *_: True)],
+        lambda: [
+            _patched(SimSink, "goes", lambda goes: lambda *_: True),
+            patch.object(OutsideSchedule, "kinds", ("stall", "stall", "rebalance", "rebalance")),
+        ],
         seed=522,
     ),
 ]
