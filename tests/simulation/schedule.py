@@ -59,7 +59,6 @@ class Schedule:
     silences = True
     losses = 0.04
     """Of the faults: how many are a power loss of everything."""
-    kinds = ("kill", "kill", "kill", "stall", "stall", "rebalance", "rebalance", "stop", "wipe")
     trims = 0.2
     """Seconds between two looks at what may be deleted."""
 
@@ -123,7 +122,7 @@ class Schedule:
         if rng.random() < self.losses:
             self._power_loss()
             return
-        kind = rng.choice(self.kinds)
+        kind = rng.choice(("kill", "kill", "kill", "stall", "stall", "rebalance", "rebalance", "stop", "wipe"))
         self.result.faults[kind] += 1
         if kind in ("kill", "wipe"):
             process.kill()
