@@ -29,9 +29,7 @@ from streams.app import open_log
 from streams.settings import Settings
 
 CASES = ("steady", "join", "leave", "killed", "large", "snapshots")
-WINDOW = (
-    12.0  # seconds that are looked at: a worker that joins has its tasks within 5, those of a dead one move after 7
-)
+WINDOW = 12.0  # seconds that are looked at: tasks move within 5 to a worker that joins, after 7 from one that died
 
 
 class Bench:

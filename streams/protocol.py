@@ -5,7 +5,7 @@ and a test can drive the very same code.
 """
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 
 from streams.core.errors import StateMismatch
@@ -59,6 +59,15 @@ class Lease:
 
     def released(self) -> "Lease":
         return replace(self, held=False)
+
+
+def holders(leases: Mapping[int, Lease | None]) -> dict[int, str]:
+    """The slots that hold tasks, by task.
+
+    >>> holders({0: Lease("w1", True, "f", 7), 1: Lease("w1", False, "f", 2), 2: None})
+    {0: 'w1'}
+    """
+    return {task: lease.slot for task, lease in leases.items() if lease is not None and lease.held}
 
 
 # ---- taking a lease: the steps that a worker must do, in order

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from streams.core.record import Produced, Records, TopicPartition
-from streams.protocol import Lease
+from streams.protocol import Lease, holders
 
 
 @dataclass(frozen=True)
@@ -231,8 +231,7 @@ class Log(ABC):
     def holders(self, app: str, tasks: Sequence[int]) -> dict[int, str]:
         """The slots that hold these tasks, as far as commits have ended: a hint, for which a log should not wait for
         one that is in progress."""
-        found = self.leases(app, tasks)
-        return {task: lease.slot for task, lease in found.items() if lease is not None and lease.held}
+        return holders(self.leases(app, tasks))
 
     @abstractmethod
     def committed(self, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]:

@@ -8,12 +8,13 @@ from streams.core.errors import LogError, SettingsError
 from streams.core.record import TopicPartition
 from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, Member, TopicInfo, TopicSpec
 from streams.log.kafka_admin import KafkaAdmin, tasks_topic
+from streams.log.kafka_errors import closed
 from streams.log.kafka_group import KafkaGroup, KafkaOutsider
 from streams.log.kafka_reader import KafkaReader
 from streams.log.kafka_settings import Connection, Patience, Timeouts
 from streams.log.kafka_transactions import Transactions
 from streams.log.kafka_writer import KafkaClaim, KafkaWriter
-from streams.protocol import Lease
+from streams.protocol import Lease, holders
 
 __all__ = ["KafkaLog", "Timeouts"]
 
@@ -89,20 +90,13 @@ class KafkaLog(Log):
     # ---- what is committed
 
     def leases(self, app: str, tasks: Sequence[int]) -> dict[int, Lease | None]:
-        topic = tasks_topic(app)
-        found = self.committed(app, [TopicPartition(topic, task) for task in tasks])
-        return {task: self._lease(app, task, found[TopicPartition(topic, task)]) for task in tasks}
+        return self._leases(app, tasks, stable=True)
 
     def holders(self, app: str, tasks: Sequence[int]) -> dict[int, str]:
-        self._reached()
-        topic = tasks_topic(app)
-        found = self._outsider(app, stable=False).committed([TopicPartition(topic, task) for task in tasks])
-        leases = {task: self._lease(app, task, found[TopicPartition(topic, task)]) for task in tasks}
-        return {task: lease.slot for task, lease in leases.items() if lease is not None and lease.held}
+        return holders(self._leases(app, tasks, stable=False))
 
     def committed(self, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]:
-        self._reached()
-        return self._outsider(app).committed(partitions)
+        return self._committed(app, partitions, stable=True)
 
     def ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         return self._reached().ends(partitions)
@@ -126,32 +120,38 @@ class KafkaLog(Log):
         self._reached().delete(topics)
 
     def close(self) -> None:
+        self._admin.close()
         with self._lock:
             self._closed = True
             outsiders = list(self._outsiders.values())
             self._outsiders.clear()
         for outsider in outsiders:
             outsider.close()
-        self._admin.close()
 
     # ---- inside
 
     def _reached(self) -> KafkaAdmin:
-        self._check_open()
         self._admin.reach()
         return self._admin
 
     def _outsider(self, app: str, *, stable: bool = True) -> KafkaOutsider:
         with self._lock:
-            self._check_open()
+            if self._closed:  # a thread that was left behind must not connect anew
+                raise closed(self._connection)
             if (app, stable) not in self._outsiders:
                 self._outsiders[app, stable] = KafkaOutsider(self._connection, app, stable=stable)
             return self._outsiders[app, stable]
 
-    def _check_open(self) -> None:
-        """A thread that was left behind must not connect anew."""
-        if self._closed:
-            raise LogError("the log was closed", where=f"Kafka at {self.name}")
+    def _committed(
+        self, app: str, partitions: Sequence[TopicPartition], *, stable: bool
+    ) -> dict[TopicPartition, Committed | None]:
+        self._reached()
+        return self._outsider(app, stable=stable).committed(partitions)
+
+    def _leases(self, app: str, tasks: Sequence[int], *, stable: bool) -> dict[int, Lease | None]:
+        topic = tasks_topic(app)
+        found = self._committed(app, [TopicPartition(topic, task) for task in tasks], stable=stable)
+        return {task: self._lease(app, task, found[TopicPartition(topic, task)]) for task in tasks}
 
     def _lease(self, app: str, task: int, found: Committed | None) -> Lease | None:
         if found is None:

@@ -22,7 +22,7 @@ from streams.core.errors import LogError, LogUnreachable, TopicMismatch, TopicMi
 from streams.core.record import TopicPartition
 from streams.core.schema import nearest
 from streams.log.base import Member, TopicInfo, TopicSpec
-from streams.log.kafka_errors import DENIED, NO_TOPIC, translate, unreachable
+from streams.log.kafka_errors import DENIED, NO_TOPIC, closed, translate, unreachable
 from streams.log.kafka_settings import Connection, Notices
 
 Answer = TypeVar("Answer")
@@ -63,13 +63,14 @@ class KafkaAdmin:
         self._partitions: dict[str, int] = {}
 
     def reach(self) -> None:
-        """The first call of all: LogUnreachable unless a broker answers."""
+        """The first call of all: LogUnreachable unless a broker answers. LogError once it is closed."""
+        client = self._client
         if self._reached:
             return
         try:
-            self._client.cluster_id(self._patience)
+            client.cluster_id(self._patience)
         except KafkaException as error:
-            self._notices.hear(self._client)
+            self._notices.hear(client)
             reason = error.args[0].str()
             if error.args[0].code() == KafkaError._TIMED_OUT:  # librdkafka guesses at old brokers here
                 reason = f"no answer within {self._patience:g} s"
@@ -83,7 +84,7 @@ class KafkaAdmin:
     @property
     def _client(self) -> AdminClient:
         if self._made is None:
-            raise LogError("the log was closed", where=f"Kafka at {self._connection.brokers}")
+            raise closed(self._connection)
         return self._made
 
     # ---- topics

@@ -95,6 +95,11 @@ def translate(error: KafkaError, doing: str, connection: Connection, notices: No
     return LogError(f"Kafka failed while {doing} ({reason})", where=where)
 
 
+def closed(connection: Connection) -> LogError:
+    """Somebody uses a log that was closed: a thread that was left behind."""
+    return LogError("the log was closed", where=f"Kafka at {connection.brokers}")
+
+
 def unreachable(connection: Connection, doing: str, notices: Notices | None = None, reason: str = "") -> LogUnreachable:
     """No broker answers: names them, the last complaint, and what to check."""
     last = connection.redact(notices.last) if notices is not None and notices.last else reason

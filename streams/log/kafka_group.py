@@ -13,7 +13,7 @@ from streams.core.record import TopicPartition
 from streams.log.base import Committed, Group
 from streams.log.kafka_admin import KafkaAdmin, tasks_topic
 from streams.log.kafka_coverage import Coverage
-from streams.log.kafka_errors import CONNECTION, MOVING, translate
+from streams.log.kafka_errors import CONNECTION, MOVING, closed, translate
 from streams.log.kafka_settings import RAISED, UNSAID, Connection, Notices, kafka_error
 
 COUNTED = 5.0  # seconds for which a count of the members is believed
@@ -252,7 +252,7 @@ class KafkaOutsider:
     def _take(self) -> Consumer:
         with self._lock:
             if self._closed:
-                raise LogError("the log was closed", where=f"Kafka at {self._connection.brokers}")
+                raise closed(self._connection)
             self._users += 1
             return self._consumer
 

@@ -2,6 +2,7 @@
 
 from streams.core.errors import Fenced, LogError, SlotTaken
 from streams.log.base import Log
+from streams.protocol import holders
 from streams.runtime.plan import Plan
 
 _AGAIN = 60.0
@@ -35,11 +36,8 @@ class Fences:
         """Another slot holds a lease; False if that cannot be read now. For sure: after commits in progress."""
         tasks = range(len(self._plan.tasks))
         try:
-            if for_sure:
-                leases = self._log.leases(self._plan.app, tasks).values()
-                holders = {lease.slot for lease in leases if lease is not None and lease.held}
-            else:
-                holders = set(self._log.holders(self._plan.app, tasks).values())
+            app = self._plan.app
+            found = holders(self._log.leases(app, tasks)) if for_sure else self._log.holders(app, tasks)
         except LogError:
             return False
-        return bool(holders - {self._slot})
+        return any(slot != self._slot for slot in found.values())

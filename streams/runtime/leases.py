@@ -17,7 +17,6 @@ from streams.runtime.notes import Note
 Answer = TypeVar("Answer")
 
 _AT_ONCE = 8  # calls
-_LOOK = 0.05  # seconds
 _STUCK = 1.0  # seconds after which a commit that holds a lease record up is ended
 
 
@@ -35,6 +34,21 @@ def _make(made: "Future[Answer]", call: Callable[[], Answer]) -> None:
             made.set_result(call())
         except Exception as error:
             made.set_exception(error)
+
+
+def _begin(calls: Mapping[Any, Callable[[], Answer]]) -> "dict[Any, Future[Answer]]":
+    """Make these calls, some at a time."""
+    made = {key: Future[Answer]() for key in calls}
+    left = deque((made[key], call) for key, call in calls.items())
+
+    def work() -> None:
+        while left:
+            with suppress(IndexError):  # another thread was quicker
+                _make(*left.popleft())
+
+    for _ in range(min(_AT_ONCE, len(calls))):
+        begin(work)
+    return made
 
 
 class Taking:
@@ -68,8 +82,7 @@ class Taking:
 
     def result(self) -> dict[int, Lease]:
         """The leases that were taken, or what stands against it; waits for the end."""
-        while not self.wait(_LOOK):
-            pass
+        wait([self._thread])
         leases: dict[int, Lease] = self._thread.result()
         self._close_claims()
         return leases
@@ -174,7 +187,7 @@ class Taking:
         """Give back what was written, through the same claims: a record that somebody else has written since stays as
         it is."""
         written = self._written.items()
-        self._each({t: partial(self._claims[t].write, lease.released()) for t, lease in written}, last=True)
+        wait(_begin({t: partial(self._claims[t].write, lease.released()) for t, lease in written}).values())
         self._close_claims()
 
     def _close_claims(self) -> None:
@@ -186,27 +199,17 @@ class Taking:
         return [] if self._given_up.done() else [t for t, step in self._wanted.items() if isinstance(step, kind)]
 
     def _each(
-        self, calls: Mapping[Any, Callable[[], Answer]], *, to_the_end: bool = True, last: bool = False
+        self, calls: Mapping[Any, Callable[[], Answer]], *, to_the_end: bool = True
     ) -> "dict[Any, Future[Answer]]":
-        """Make these calls, some at a time; those that have come to their ends. When all is given up none is begun any
-        more, and those under way are waited for only if they are to be seen `to_the_end`; but what is to be done
-        `last` is done."""
-        if not calls or (self._given_up.done() and not last):
+        """Make these calls; those that have come to their ends. When all is given up none is begun any more, and those
+        under way are waited for only if they are to be seen `to_the_end`."""
+        if not calls or self._given_up.done():
             return {}
-        made = {key: Future[Answer]() for key in calls}
-        left = deque((made[key], call) for key, call in calls.items())
-
-        def work() -> None:
-            while left:
-                with suppress(IndexError):
-                    _make(*left.popleft())
-
-        for _ in range(min(_AT_ONCE, len(calls))):
-            begin(work)
-        while not last and not self._given_up.done() and not all(each.done() for each in made.values()):
+        made = _begin(calls)
+        while not self._given_up.done() and not all(each.done() for each in made.values()):
             under_way: list[Future[Any]] = [each for each in made.values() if not each.done()]
             wait([self._given_up, *under_way], return_when=FIRST_COMPLETED)
-        running = [each for each in made.values() if not (self._given_up.done() and not last and each.cancel())]
+        running = [each for each in made.values() if not (self._given_up.done() and each.cancel())]
         if to_the_end:
             wait(running)
         return {key: each for key, each in made.items() if each.done() and not each.cancelled()}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from streams.core.errors import Fenced, LogError, TopicMissing
 from streams.core.record import Produced, TopicPartition
 from streams.log.base import Claim, Committed, Group, Log, LogReader, LogWriter, Member, Positions, TopicInfo, TopicSpec
-from streams.protocol import Lease
+from streams.protocol import Lease, holders
 from tests.simulation.cluster import SAVED, SESSION, Cluster, Entry, Late, Records, Transaction
 from tests.simulation.world import Process, Violation
 
@@ -274,8 +274,7 @@ class SimLog(Log):
 
     def holders(self, app: str, tasks: Sequence[int]) -> dict[int, str]:
         self.point()
-        found = {task: self.cluster.leases.get(task) for task in tasks}
-        return {task: lease.slot for task, lease in found.items() if lease is not None and lease.held}
+        return holders({task: self.cluster.leases.get(task) for task in tasks})
 
     def committed(self, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]:
         self.point()
