@@ -78,20 +78,10 @@ class _Meta(msgspec.Struct, array_like=True):
 
 
 @cache
-def _block_cache() -> Cache:
-    return Cache(64 * _MB)
-
-
-def limit_block_cache(size: int) -> None:
-    """Bound what all stores of this process together keep of RocksDB's blocks, in bytes (64 MB if never called)."""
-    _block_cache().set_capacity(size)
-
-
-@cache
 def _options() -> Options:
     """For many small databases in one process: at most 16 MB unflushed each, one block cache, few threads and files."""
     blocks = BlockBasedOptions()
-    blocks.set_block_cache(_block_cache())
+    blocks.set_block_cache(Cache(64 * _MB))  # one for all stores of the process
     blocks.set_bloom_filter(10, False)
     blocks.set_index_type(BlockBasedIndexType.two_level_index_search())
     blocks.set_partition_filters(True)
