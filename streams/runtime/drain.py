@@ -1,8 +1,13 @@
 """A worker that works shuffles to their ends and reads no source: what a savepoint is taken of."""
 
+import sys
+from typing import Any
+
 from streams.core.errors import StateMismatch
 from streams.core.record import TopicPartition
+from streams.runtime.holding import Holding
 from streams.runtime.task import Task
+from streams.runtime.tools import Tools
 from streams.runtime.worker import Worker
 
 SLOT = "taking-a-savepoint"
@@ -20,14 +25,15 @@ class DrainWorker(Worker):
     - No input is held back: what waits for rows of another one would otherwise never be read to its end.
     """
 
+    def __init__(self, tools: Tools, **more: Any) -> None:
+        super().__init__(tools, **more)
+        self._holding = Holding(sys.maxsize)
+
     def _starts(self, task: Task) -> dict[TopicPartition, int]:
         shuffles = {tp for tp, item in zip(task.partitions, task.inputs, strict=True) if item.source is None}
         return {tp: offset for tp, offset in task.starts().items() if tp in shuffles}
 
     def _look_idle(self, now: float) -> None:
-        pass
-
-    def _hold_back(self, task: Task) -> None:
         pass
 
     _alone_at: float | None = None

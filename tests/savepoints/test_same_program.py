@@ -38,6 +38,18 @@ def test_old_and_new_together_give_what_an_uninterrupted_run_gives(site, turns):
     finish(site, "old", "new")
 
 
+@pytest.mark.parametrize("turns", [3, 9])
+def test_no_input_is_held_back_while_shuffles_are_worked_to_their_ends(site, turns):
+    """Nothing is released meanwhile, so an input that is held back would be so for ever."""
+    old, new = program("old"), program("new")
+    site.send(400)
+    site.run(old, turns=turns)
+    made = site.create("first", old, waiting_rows=1)
+    assert sum(t.waiting_rows for t in made.tasks) > 20
+    assert site.restore("first", "old", new) == []
+    finish(site, "old", "new")
+
+
 def test_the_old_application_may_go_on_and_a_savepoint_may_be_restored_again_and_again(site):
     site.send()
     site.run(program("old"), turns=9)
