@@ -38,13 +38,7 @@ def holdings(plan: Plan, log: Log, *, exact: bool = False) -> list[Holding]:
     so that it stands at 1 or more when everything has been read.
     """
     app = plan.app
-    inputs = {
-        task: [
-            TopicPartition(plan.input_topic(plan.topology.subs[task.sub], i), task.partition)
-            for i in range(len(plan.topology.subs[task.sub].inputs))
-        ]
-        for task in plan.tasks
-    }
+    inputs = {task: plan.inputs(task) for task in plan.tasks}
     every = [tp for tps in inputs.values() for tp in tps]
     leases = log.leases(app, [t.number for t in plan.tasks])
     committed, ends, starts = log.committed(app, every), log.ends(every), log.starts(every)

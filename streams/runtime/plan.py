@@ -6,6 +6,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from streams.core.errors import TopicMismatch, TopicMissing
+from streams.core.record import TopicPartition
 from streams.core.schema import nearest
 from streams.core.stream import Node
 from streams.core.topology import SubTopology, TaskId, Topology
@@ -45,6 +46,11 @@ class Plan:
     def input_topic(self, sub: SubTopology, index: int) -> str:
         spec = sub.inputs[index]
         return shuffle_topic(self.app, spec.node) if spec.shuffle else spec.topic
+
+    def inputs(self, task: TaskId) -> list[TopicPartition]:
+        """What the task reads, in the order of its sub-topology's inputs."""
+        sub = self.topology.subs[task.sub]
+        return [TopicPartition(self.input_topic(sub, i), task.partition) for i in range(len(sub.inputs))]
 
     def channels(self, sub: SubTopology, index: int) -> int:
         """How many tasks write to this input; a source partition is one channel."""

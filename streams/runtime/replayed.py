@@ -101,7 +101,7 @@ def follow(directory: Path, log: Log, plan: Plan, task: TaskId) -> Replayed:
 
 def last_commit(log: Log, plan: Plan, task: TaskId) -> tuple[Lease | None, str]:
     """The task's lease, and the note with which its commit was made; "" if that is not known."""
-    first = TopicPartition(plan.input_topic(plan.topology.subs[task.sub], 0), task.partition)
+    first = plan.inputs(task)[0]
     lease = log.leases(plan.app, [task.number])[task.number]
     known = log.committed(plan.app, [first])[first]
     if known is None or log.leases(plan.app, [task.number])[task.number] != lease:

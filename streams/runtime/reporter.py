@@ -1,6 +1,7 @@
 """What a worker tells of itself, after each commit: metrics for Prometheus, a status for the terminal, a report for
 other threads."""
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,6 +102,16 @@ class Reporter:
         """The worker is a member of the group."""
         self._joined = True
         self.publish(())
+
+    def restored(self, task: Task) -> None:
+        """The task runs from now on."""
+        self.metrics.restore_seconds.observe(task.restore_seconds)
+        if task.restored_entries:
+            self._tools.note(
+                f"task {task.id}: restored {task.restored_entries} blocks in {task.restore_seconds:.2f} s",
+                logging.INFO,
+                task=str(task.id),
+            )
 
     def task(self, task: Task) -> None:
         """What a task counted since its last commit, which has just succeeded."""

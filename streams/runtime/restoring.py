@@ -355,7 +355,7 @@ class Restoring:
         leases: dict[int, Lease] = {}
         for task in plan.tasks:
             sub, number = plan.topology.subs[task.sub], task.number
-            places = [TopicPartition(plan.input_topic(sub, i), task.partition) for i in range(len(sub.inputs))]
+            places = plan.inputs(task)
             begin = [
                 begins[tp] if item.shuffle else self._source_begin(tp, item.node)
                 for tp, item in zip(places, sub.inputs, strict=True)

@@ -69,11 +69,10 @@ class Task:
         self.restore_seconds = 0.0
         self.records_in: dict[str, int] = {}
         self.inputs: list[TaskInput] = []
-        self.partitions: list[TopicPartition] = []
+        self.partitions = plan.inputs(id)
         for index, spec in enumerate(self.sub.inputs):
             source = plan.topology.graph.nodes[spec.node].source
             self.inputs.append(TaskInput(spec, source, plan.channels(self.sub, index), self._dead))
-            self.partitions.append(TopicPartition(plan.input_topic(self.sub, index), id.partition))
         channels = sum(len(i.channels) for i in self.inputs)
         timed = all(i.spec.type.time for i in self.inputs)
         self.channels = channels

@@ -9,7 +9,6 @@ from streams.checkpoint.collect import verify as verify_location
 from streams.checkpoint.location import Location
 from streams.checkpoint.manifest import list_manifests
 from streams.core.errors import StateInUse, StreamsError
-from streams.core.record import TopicPartition
 from streams.core.topology import TaskId
 from streams.log.base import Log
 from streams.protocol import Lease
@@ -162,8 +161,7 @@ class Verification:
             return
         sub, plan = self._plan.topology.subs[task.sub], self._plan
         position = TaskPosition.decode(store.mark.position)
-        for index, item in enumerate(sub.inputs):
-            partition = TopicPartition(plan.input_topic(sub, index), task.partition)
+        for item, partition in zip(sub.inputs, plan.inputs(task), strict=True):
             inside = position.inputs.get(item.topic)
             committed = self._log.committed(plan.app, [partition])[partition]
             if inside is None or committed is None:

@@ -5,8 +5,7 @@
 Everything abnormal has one answer: drop what is open, get a new writer, take every lease anew, restore the difference.
 """
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from streams.core.clock import Clock, SystemClock
@@ -18,18 +17,16 @@ from streams.core.errors import (
     SinkError,
     SlotTaken,
     StateCorrupt,
-    TopicMismatch,
 )
 from streams.core.record import Produced, TopicPartition
 from streams.log.base import Committed, Group, LogReader, LogWriter
 from streams.metrics import Metrics
 from streams.protocol import Lease
 from streams.runtime.fences import Fences
+from streams.runtime.growth import Growth
 from streams.runtime.holding import Holding
-from streams.runtime.leases import Taking
-from streams.runtime.plan import check_grown
+from streams.runtime.opening import Opening
 from streams.runtime.queries import Queries
-from streams.runtime.recovery import STEP
 from streams.runtime.reporter import Reporter
 from streams.runtime.silence import Silences
 from streams.runtime.task import State, Task
@@ -44,12 +41,9 @@ Hook = Callable[[str], None]
 
 _IDLE_LOOK = 0.2
 _RESTORING = 0.002  # seconds between two looks at restores
-_GIVING_BACK = 2.0  # seconds for leases that are no longer wanted, before the group is left
 _ALONE = 0.2  # seconds for leases where nothing else is to be done, and a turn does not wait for records
-_LEFT = 0.5  # seconds for them, before they are taken again
 _GAUGES = 1.0
 _ENDS = 5.0
-_TOPICS = 10.0  # seconds between two looks at the source topics
 _REFRESH = 600.0  # seconds after which a task that has nothing to do commits all the same
 _HOPELESS = 12  # aborts in a row for another reason than a log that cannot be reached
 
@@ -86,15 +80,12 @@ class Worker:
         self._writer: LogWriter | None = None
         self._reader: LogReader | None = None
         self._tasks: dict[int, Task] = {}
-        self._taking: Taking | None = None
-        self._left: Taking | None = None  # was given up
-        self._left_at = 0.0
-        self._restoring: dict[int, Iterator[None]] = {}
+        self._opening = Opening(tools, self._clock)
         self._by_partition: dict[TopicPartition, Task] = {}
         self._appended: dict[str, int] = {}
         self._failed: Exception | None = None
         self._last_commit = self._looked = self._gauged = self._ends_at = 0.0
-        self._topics_at = self._restored_at = self._clock.monotonic()
+        self._growth = Growth(tools.log, tools.plan, self._clock)
         self._fences = Fences(tools.log, tools.plan, tools.settings.slot)
         self._holding = Holding(self.settings.waiting_rows)
         self._committed: dict[TopicPartition, Committed] = {}
@@ -142,10 +133,7 @@ class Worker:
     def busy(self) -> bool:
         """Something is being restored, was read in the last turn, or waits for the next commit."""
         return (
-            bool(self._restoring)
-            or self._taking is not None
-            or self._was_busy
-            or any(t.touched for t in self._running())
+            self._opening.restoring or self._opening.taking or self._was_busy or any(t.touched for t in self._running())
         )
 
     @property
@@ -163,10 +151,10 @@ class Worker:
         self._pulse.beat("taking tasks")
         if self._watchdog is not None:
             self._watchdog.turned()
-        self._look_at_topics()
+        self._growth.look()
         try:
             self._poll_group()
-            self._pulse.doing = "restoring" if self._restoring else "reading and processing"
+            self._pulse.doing = "restoring" if self._opening.restoring else "reading and processing"
             self._restore()
             self._was_busy = self._read()
             if self.queries.waiting:
@@ -192,20 +180,6 @@ class Worker:
         except (LogError, StateCorrupt, LocationUnreachable, SinkError) as error:
             self._abort(type(error).__name__, error)  # a damaged store is made anew when its task is taken again
 
-    def _look_at_topics(self) -> None:
-        """End with TopicMismatch where a source topic has been given more partitions, or was made again. What else is
-        wrong with the log is found elsewhere, where the worker begins anew: to look is no reason to end."""
-        now = self._clock.monotonic()
-        if now - self._topics_at < _TOPICS:
-            return
-        self._topics_at = now
-        try:
-            check_grown(self.plan, self.log)
-        except TopicMismatch:
-            raise
-        except LogError:
-            return
-
     def _check_writer(self) -> None:
         """After each commit, before anything is appended to the next one.
 
@@ -221,66 +195,30 @@ class Worker:
     def _poll_group(self) -> None:
         assert self._group is not None
         self._silences.before(self._clock.monotonic())
-        idle = not self._tasks and self._taking is None
+        idle = not self._tasks and not self._opening.taking
         given = self._group.poll(self._wait if idle else 0.0, self._on_revoke)
         self._silences.after(self._clock.monotonic())
         if self._failed is not None:
             failed, self._failed = self._failed, None
             raise failed
         self._check_writer()  # tasks may have been given back with a commit
-        new = given - set(self._tasks)
-        if self._taking is not None and not self._taking.tasks <= new:
-            self._stop_taking()
-        if new:
-            self._take(new)
+        alone = not self._tasks
+        taken = self._opening.take(self._group, given - set(self._tasks), self._wait or _ALONE if alone else 0.0)
+        if taken:
+            self._open(taken)
 
-    def _take(self, new: frozenset[int]) -> None:
-        """Take leases, beside the other tasks."""
-        assert self._group is not None
+    def _open(self, taken: dict[int, Lease]) -> None:
         plan = self.plan
-        if self._taking is None:
-            if self._still_left(new):
-                return
-            self._taking = Taking(
-                self.log, self._group, plan.app, self.settings.slot, plan.fingerprint, new, self.tools.note
-            )
-        if not self._taking.wait(0.0 if self._tasks else self._wait or _ALONE):
-            return
-        done, self._taking = self._taking, None
-        taken = done.result()
-        wanted = [tp for n in taken for tp in self._inputs_of(n)]
-        committed = self.log.committed(plan.app, wanted) if wanted else {}
+        committed = self.log.committed(plan.app, [tp for number in taken for tp in plan.inputs(plan.tasks[number])])
         for number, lease in taken.items():
-            task = Task(plan.tasks[number], lease, self.tools, self._append)
-            self._tasks[number] = task
-            self._restoring[number] = task.open(committed)
-
-    def _stop_taking(self) -> None:
-        if self._taking is not None:
-            self._taking.give_up()
-            self._left, self._left_at = self._taking, self._clock.monotonic()
-            self._taking = None
-
-    def _still_left(self, new: frozenset[int]) -> bool:
-        """A taking that was given up is still busy with some of these: its claims and a new one's would fence each
-        other. Not for long: it can hang in a call."""
-        if self._left is not None and (
-            self._left.wait(0.0) or self._clock.monotonic() - self._left_at > _LEFT or not self._left.tasks & new
-        ):
-            self._left = None
-        return self._left is not None
-
-    def _inputs_of(self, number: int) -> list[TopicPartition]:
-        id = self.plan.tasks[number]
-        sub = self.plan.topology.subs[id.sub]
-        return [TopicPartition(self.plan.input_topic(sub, i), id.partition) for i in range(len(sub.inputs))]
+            task = self._tasks[number] = Task(plan.tasks[number], lease, self.tools, self._append)
+            self._opening.restore(task, task.open(committed))
 
     def _on_revoke(self, numbers: frozenset[int], lost: bool) -> None:
         """The group takes tasks away: commit and give the leases back, or drop all where they are lost already."""
         mine = [n for n in numbers if n in self._tasks]
         try:
-            if self._taking is not None and self._taking.tasks & numbers:
-                self._stop_taking()
+            self._opening.revoke(numbers)
             if not mine:
                 return
             if lost:
@@ -297,32 +235,14 @@ class Worker:
     # ---- restoring and reading
 
     def _restore(self) -> None:
-        """A step of each task in turn; where others run, for as long as they have had since the last time, and at least
-        for about a step: neither shall wait long for the other."""
-        began = self._clock.monotonic()
-        share = max(STEP, began - self._restored_at)
-        for number in list(self._restoring):
-            if self._by_partition and self._clock.monotonic() - began > share:
-                break
-            task = self._tasks[number]
-            steps = self._restoring[number] = self._restoring.pop(number)  # it is the last one now
-            try:
-                next(steps)
-            except StopIteration:
-                del self._restoring[number]
-                assert self._reader is not None
-                if self._snapshots is not None:
-                    self._snapshots.check(task, task.location)
-                self._by_partition.update(dict.fromkeys(task.partitions, task))
-                self._reader.assign(self._starts(task))
-                self.metrics.restore_seconds.observe(task.restore_seconds)
-                if task.restored_entries:
-                    self.tools.note(
-                        f"task {task.id}: restored {task.restored_entries} blocks in {task.restore_seconds:.2f} s",
-                        logging.INFO,
-                        task=str(task.id),
-                    )
-        self._restored_at = self._clock.monotonic()
+        """Make some steps of the tasks that are restored; those that have come to the end run from now on."""
+        assert self._reader is not None
+        for task in self._opening.step(self._by_partition):
+            if self._snapshots is not None:
+                self._snapshots.check(task, task.location)
+            self._by_partition.update(dict.fromkeys(task.partitions, task))
+            self._reader.assign(self._starts(task))
+            self._reporter.restored(task)
 
     def _starts(self, task: Task) -> dict[TopicPartition, int]:
         """What is read of a task that runs from now on."""
@@ -346,7 +266,7 @@ class Worker:
         wait = 0.0 if touched or self.queries.waiting else self._wait
         if any(t.touched for t in self._running()):  # something waits for the commit
             wait = min(wait, max(0.001, self._until_commit()))
-        if self._restoring or self._taking is not None:  # a restore may wait itself, for a download or its location
+        if self._opening.restoring or self._opening.taking:  # a restore may wait itself, for a download or its location
             wait = min(wait, _RESTORING)
         for records in self._reader.poll(self.settings.poll_records, wait):
             task = self._by_partition[records.source]
@@ -485,7 +405,7 @@ class Worker:
         patience = self._group.patience if self._group is not None else float("inf")
         if hint := self._silences.hint(self._clock.monotonic(), patience, self.settings):
             self.tools.note(hint)
-        self._stop_taking()
+        self._opening.give_up()
         for number in list(self._tasks):
             self._drop(number)
         self._appended, self._committed = {}, {}
@@ -529,7 +449,7 @@ class Worker:
 
     def _drop(self, number: int) -> None:
         task = self._tasks.pop(number)
-        self._restoring.pop(number, None)
+        self._opening.forget(number)
         mine = [tp for tp in task.partitions if self._by_partition.pop(tp, None) is not None]
         if mine and self._reader is not None:
             self._reader.unassign(mine)
@@ -543,7 +463,7 @@ class Worker:
         assert self._group is not None
         self.queries.close("the worker is ending")
         self._pulse.beat("committing for the last time, and leaving")
-        self._stop_taking()
+        self._opening.give_up()
         try:
             outside = any(task.outside for task in self._running())
             if outside:
@@ -555,8 +475,7 @@ class Worker:
             )
         for number in list(self._tasks):
             self._drop(number)
-        if self._left is not None:
-            self._left.wait(_GIVING_BACK)
+        self._opening.await_given_back()
         self._group.leave()
 
     def close(self) -> None:
@@ -564,7 +483,7 @@ class Worker:
         self.queries.close("the worker has ended")
         if self._watchdog is not None:
             self._watchdog.close()
-        self._stop_taking()
+        self._opening.give_up()
         for number in list(self._tasks):
             self._drop(number)
         for thing in (self._writer, self._reader, self._snapshots):

@@ -59,7 +59,7 @@ class Site:
 
 @contextmanager
 def site_of(kafka, directory, monkeypatch):
-    monkeypatch.setattr("streams.runtime.worker._TOPICS", 0.2)
+    monkeypatch.setattr("streams.runtime.growth._EVERY", 0.2)
     site = Site(kafka, directory)
     try:
         yield site

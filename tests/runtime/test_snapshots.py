@@ -168,7 +168,7 @@ def test_a_store_that_was_damaged_unnoticed_does_not_spoil_the_snapshots(shop):
     table.write_bytes(bytes([data[0] ^ 1]) + data[1:])
     for _ in range(3):  # more often than snapshots are kept; nothing is read of the store meanwhile
         shop.start()
-        shop.until(lambda: shop.snapshots() > 0 and not shop.worker._restoring)
+        shop.until(lambda: shop.snapshots() > 0 and not shop.worker._opening.restoring)
         shop.worker.close()
     assert any("made anew" in note for note in shop.notes)
     shop.start()

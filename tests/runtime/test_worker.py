@@ -1,11 +1,14 @@
 """The worker's loop through `app.test()`: metrics, first positions, idle sources, programs that have changed."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from operators import Filter, KeyBy, Keyed, Value, Window, agg, tumbling, union
 from streams import App, EventTime, Schema, col, connect
 from streams.core.clock import ManualClock
 from streams.core.errors import LogError, StateMismatch
+from streams.runtime.opening import Opening
 
 
 class Tx(Schema):
@@ -242,7 +245,7 @@ def test_a_look_at_topics_that_fails_does_not_end_the_worker(monkeypatch):
             raise LogError("Kafka failed while topic 'tx' is looked up (UNKNOWN_SERVER_ERROR)")
 
         monkeypatch.setattr(t._worker.log, "topics", fails)
-        t._worker._topics_at = float("-inf")
+        t._worker._growth._looked = float("-inf")
         t._worker.turn()
         assert t._worker.status.aborts == 0
 
@@ -252,8 +255,8 @@ def test_a_restore_gets_as_long_as_the_other_tasks_have_had():
     tx | Count() | app.sink("out")
     with app.test(partitions=8) as t:
         t.send("tx", [Tx("a", 0, 1)])
-        worker, clock = t._worker, ManualClock(0)
-        worker._clock, worker._restored_at, stepped = clock, clock.monotonic(), []
+        worker, clock, stepped = t._worker, ManualClock(0), []
+        worker._opening = opening = Opening(worker.tools, clock)
 
         def steps(number):
             while True:
@@ -261,11 +264,13 @@ def test_a_restore_gets_as_long_as_the_other_tasks_have_had():
                 clock.sleep(0.04)
                 yield
 
-        worker._restoring = {number: steps(number) for number in range(1, 8)}
+        for number in range(1, 8):
+            opening.restore(SimpleNamespace(id=SimpleNamespace(number=number)), steps(number))
         clock.sleep(0.005)
         worker._restore()  # the others had next to nothing: one step
         assert stepped == [1]
         clock.sleep(0.5)
         worker._restore()  # a long turn, as in catching up: every task gets on
         assert stepped[1:8] == [2, 3, 4, 5, 6, 7, 1]
-        worker._restoring.clear()
+        for number in range(1, 8):
+            opening.forget(number)

@@ -111,7 +111,7 @@ def _gives_back_first(revoke):
 
     def mutant(self, numbers, lost):
         mine = [n for n in numbers if n in self._tasks]
-        if mine and not lost and not self._restoring and not self._writer.pending:
+        if mine and not lost and not self._opening.restoring and not self._writer.pending:
             try:
                 self._writer.commit({}, {n: self._tasks[n].lease.released() for n in mine})
             except LogError as error:
