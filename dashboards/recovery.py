@@ -94,6 +94,12 @@ def recovery() -> str:
             unit="s",
         ),
         graph(
+            "Snapshots under way",
+            "What is still to be uploaded of them",
+            Query(summed(of("streams_snapshot_left_bytes")), "left"),
+            unit="bytes",
+        ),
+        graph(
             "Pause for a copy",
             "How long copying a store held up processing",
             *quantiles("streams_snapshot_copy_seconds"),

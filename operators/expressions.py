@@ -14,6 +14,7 @@ from polars.exceptions import ColumnNotFoundError, PolarsError, SchemaError, Sha
 
 from streams.core.batch import HIDDEN, METADATA, ROW, TIME, WATERMARK, Batch
 from streams.core.errors import UnknownColumn, WrongType
+from streams.core.failures import FAILURES
 from streams.core.operator import Context
 from streams.core.schema import INT64, Field, StreamType, nearest
 from streams.core.watching import report
@@ -233,7 +234,7 @@ def guarded(batch: Batch, compute: Callable[[pl.DataFrame], pl.DataFrame], conte
         return compute(frame)
     except _OURS:
         raise
-    except Exception as error:
+    except FAILURES as error:
         first = error
     good: list[pl.DataFrame] = []
     rows: list[int] = []
@@ -247,7 +248,7 @@ def _halve(
     frame: pl.DataFrame,
     start: int,
     compute: Callable[[pl.DataFrame], pl.DataFrame],
-    error: Exception,
+    error: BaseException,
     good: list[pl.DataFrame],
     rows: list[int],
     causes: list[str],
@@ -263,7 +264,7 @@ def _halve(
             good.append(compute(part))
         except _OURS:
             raise
-        except Exception as again:
+        except FAILURES as again:
             _halve(part, at, compute, again, good, rows, causes, context)
 
 

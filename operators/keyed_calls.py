@@ -16,7 +16,8 @@ from operators.stored_keys import StoredKeys
 from operators.timers import EXPIRY, USER, TimerQueue
 from operators.values import Cell, KeyedValues, Value, check_instant
 from streams.core.batch import ROW, TIME, WATERMARK, Batch, Joined, Letter, Origin
-from streams.core.failures import Failures
+from streams.core.errors import StateMismatch
+from streams.core.failures import FAILURES, Failures
 from streams.core.operator import Context
 from streams.core.schema import Schema, StreamType
 from streams.core.store import DictStore, KeyValueStore
@@ -193,7 +194,9 @@ class Calls:
                     for one in (made,) if isinstance(made, Schema) else made:
                         self._output(one, time, mark, batch, place)
                 break
-            except Exception as error:
+            except StateMismatch:
+                raise  # no fault of this row
+            except FAILURES as error:
                 self._values.undo()
                 self._wishes.clear()
                 del self._out[count:], self._times[count:], self._marks[count:], self._from[count:]

@@ -9,7 +9,8 @@ from operators.keyed_calls import Calls, KeyedContext, Port
 from operators.row_types import RowReader, RowWriter, row_class
 from operators.stored_keys import StoredKeys
 from operators.timers import timer_key
-from operators.values import Cell, Value, migrated_values, value_type
+from operators.value_types import type_texts
+from operators.values import Cell, Value, migrated_values
 from streams.core.batch import Batch
 from streams.core.entries import Entries
 from streams.core.errors import UnknownColumn, WrongType
@@ -188,7 +189,8 @@ class Keyed(Operator, Generic[In, Out]):
     def store_type(self, store: str, inputs: Sequence[StreamType]) -> Mapping[str, str]:
         made = {"key": StoredKeys(inputs[0]).type}
         if store == "values":  # by name: values may be added
-            made |= {f"value {v.name}": value_type(v) for v in self._values}
+            for value in self._values:
+                made |= type_texts(f"value {value.name}", value.type, value.packed)
         return made
 
     def key_of(self, store: str, entry: bytes, inputs: Sequence[StreamType]) -> bytes | None:

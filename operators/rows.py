@@ -16,7 +16,7 @@ from operators.expressions import carried, cause, guarded, place
 from operators.row_types import FARTHEST, RowReader, RowWriter, row_class
 from streams.core.batch import TIME, Batch
 from streams.core.errors import WrongType
-from streams.core.failures import Policy, checked
+from streams.core.failures import FAILURES, Policy, checked
 from streams.core.keys import key_bytes
 from streams.core.operator import Context, Operator
 from streams.core.schema import Field, Schema, StreamType
@@ -151,7 +151,7 @@ class MapRows(_Function):
         for i, row in enumerate(rows):
             try:
                 one = function(row)
-            except Exception as error:
+            except FAILURES as error:
                 one, last = self._failures.mend(lambda row=row: function(row), error)  # type: ignore[misc]
                 if last is not None:
                     causes[i] = cause(self.context, last)
@@ -181,7 +181,7 @@ class FlatMap(MapRows):
             try:
                 several = function(row)
                 found = list(several) if several is not None else []
-            except Exception as error:
+            except FAILURES as error:
                 found, last = self._failures.mend(lambda row=row: list(function(row) or ()), error)  # type: ignore[misc]
                 if last is not None:
                     causes[i] = cause(self.context, last)
@@ -217,7 +217,7 @@ class MapFrame(_Function):
         relayed = _Relayed(self.context, batch, self._dead)
         try:
             made = self._call(numbered)
-        except Exception as error:  # the whole frame again, then its halves: none of those is tried twice
+        except FAILURES as error:  # the whole frame again, then its halves: none of those is tried twice
             made, last = self._failures.mend(lambda: self._call(numbered), error)
             if last is not None:
                 first = [last]

@@ -7,6 +7,7 @@ import polars as pl
 
 from operators.expressions import Output, carried, check_boolean, guarded, metadata, outputs
 from streams.core.batch import Batch
+from streams.core.failures import FAILURES
 from streams.core.operator import Context, Operator
 from streams.core.schema import StreamType
 
@@ -36,7 +37,7 @@ class Filter(Operator):
     def process(self, batch: Batch, port: int = 0) -> Batch | None:
         try:
             kept = batch.frame.filter(self.expr)
-        except Exception:
+        except FAILURES:
             kept = guarded(batch, lambda frame: frame.filter(self.expr), self.context)
         return batch.with_frame(kept) if kept.height else None
 
@@ -107,7 +108,7 @@ class Select(_Columns):
 
         try:
             return batch.with_frame(compute(frame))
-        except Exception:
+        except FAILURES:
             return batch.with_frame(guarded(batch, compute, self.context))
 
 
@@ -141,5 +142,5 @@ class WithColumns(_Columns):
         exprs = [o.expr for o in self._made(batch.frame)]
         try:
             return batch.with_frame(batch.frame.with_columns(exprs))
-        except Exception:
+        except FAILURES:
             return batch.with_frame(guarded(batch, lambda frame: frame.with_columns(exprs), self.context))

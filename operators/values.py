@@ -85,7 +85,17 @@ class Value(Generic[T]):
         return raw
 
     def decode(self, kept: Any) -> Any:
-        return self._decoder.decode(kept) if self.packed else kept
+        """What the state keeps, as the program has it; StateMismatch if it is not of the declared type."""
+        if not self.packed:
+            return kept
+        try:
+            return self._decoder.decode(kept)
+        except msgspec.MsgspecError as error:
+            raise StateMismatch(
+                f"a stored value {self.name!r} is not what the class declares: {error}",
+                fix="give a field that was added a default; or carry the state over with a savepoint and `migrate` "
+                "(docs/savepoints.md), or give the changed Value another name",
+            ) from None
 
 
 class Cell(Generic[T]):
@@ -274,13 +284,6 @@ def _state_type(values: Sequence[Value[Any]]) -> Any:
         fields += [(f"v{i}", kept | msgspec.UnsetType, UNSET), (f"x{i}", int, 0)]
         rename |= {f"v{i}": value.name, f"x{i}": f"{value.name}@"}
     return msgspec.defstruct("State", fields, rename=rename, omit_defaults=True)
-
-
-def value_type(value: Value[Any]) -> str:
-    """A value's type as text; one that is kept as MessagePack says so."""
-    if not value.packed:
-        return str(value.type.__name__)
-    return f"packed {value.type.__name__ if type(value.type) is type else value.type}"
 
 
 def migrated_values(

@@ -58,7 +58,7 @@ def cli() -> None:
     metavar="N|auto",
     help="Start N workers (slots SLOT-0, SLOT-1, ...) and start those again that die; auto: one a core.",
 )
-@click.option("--stop-timeout", default="30s", show_default=True, help="With --workers: how long they have to end.")
+@click.option("--stop-timeout", default="30s", show_default=True, help="How long to commit and end, on SIGTERM.")
 @click.pass_context
 def run(
     context: click.Context,
@@ -89,16 +89,16 @@ def run(
     """
     from streams.app import make_worker, open_log
     from streams.supervisor import parent as supervisor
-    from streams.supervisor.workers import supervise
+    from streams.supervisor.workers import limit, supervise
     from streams.worker_process import work
 
     parent = supervisor.from_environment()
     logs.set_up(quiet=quiet, as_json=log_format == "json")
-    app, settings = find(program), load(options, file=file)
+    app, settings, seconds = find(program), load(options, file=file), limit(stop_timeout)
     logs.know(app=app.name, slot=settings.slot)
     display = choose(quiet=quiet or parent is not None, plain=plain, as_json=log_format == "json")
     if workers is not None:
-        supervise(context, app.name, settings, workers, stop_timeout, display)
+        supervise(context, app.name, settings, workers, seconds, display)
         return
     with parent.telling() if parent is not None else nullcontext(), closing(open_log(settings)) as log:
         try:
@@ -112,7 +112,7 @@ def run(
         if settings.http:
             _serve(worker, settings)
         with display:
-            work(worker, display, parent)
+            work(worker, display, parent, stop_timeout=seconds)
 
 
 @cli.command()

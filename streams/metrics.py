@@ -48,6 +48,9 @@ class Metrics:
             "From the copy of a store to its manifest",
             buckets=(*_SECONDS, 60, 300, 3600),
         )
+        self.snapshot_left_bytes = make(
+            Gauge, "snapshot_left_bytes", "Bytes of the snapshots under way that are not in the checkpoint location yet"
+        )
         self.snapshot_bytes = make(Counter, "snapshot_bytes", "Bytes uploaded to the checkpoint location")
         self.snapshot_time = make(Gauge, "snapshot_time_seconds", "When a task's last snapshot was done", ["task"])
         self.snapshot_copy_seconds = make(

@@ -18,7 +18,7 @@ import msgspec
 
 from streams.checkpoint.location import Location
 from streams.checkpoint.manifest import HASH, place
-from streams.core.errors import CheckpointError
+from streams.core.errors import CheckpointError, LocationUnreachable
 
 VERSION = 1
 """The version of the format."""
@@ -255,6 +255,18 @@ def exists(location: Location, app: str, name: str) -> CheckpointError:
         where=location.url,
         fix=f"choose another name, or delete it: streams savepoint delete {name} --app {app}",
     )
+
+
+def damages(location: Location, savepoint: Savepoint) -> Iterator[tuple[str, str]]:
+    """What is wrong with a savepoint's data, all of which is read: the key of each such object, and what it is."""
+    for stored in savepoint.objects:
+        try:
+            for _ in read(location, savepoint, [stored]):
+                pass
+        except LocationUnreachable:
+            raise
+        except CheckpointError as error:
+            yield f"{data_place(savepoint.app, savepoint.name)}/{stored.key}", error.what
 
 
 def read(location: Location, savepoint: Savepoint, objects: Sequence[Stored]) -> Iterator[bytes]:

@@ -4,8 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from polars.exceptions import PanicException
+
 from streams.core.errors import BuildError, OperatorError
 from streams.core.time import duration
+
+FAILURES = (Exception, SystemExit, PanicException)
+"""What a function that fails can raise. `sys.exit` in one is such a failure, or it would end the worker without a word
+and, with 0, as if in good order; so is a panic within Polars, which is no Exception."""
 
 LONGEST_PAUSE = 10_000
 """Milliseconds: pauses between the calls of a retry grow no further."""
@@ -90,14 +96,14 @@ class Failures:
         self._sleep(self._pauses[attempt] / 1000)
         return True
 
-    def mend(self, call: Callable[[], Any], error: Exception) -> tuple[Any, Exception | None]:
+    def mend(self, call: Callable[[], Any], error: BaseException) -> tuple[Any, BaseException | None]:
         """The function failed: call it again as the policy says. Its result, or None and the last error."""
         attempt = 0
         while self.again(attempt):
             attempt += 1
             try:
                 return call(), None
-            except Exception as another:
+            except FAILURES as another:
                 error = another
         return None, error
 

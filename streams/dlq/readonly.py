@@ -23,7 +23,7 @@ class ReadOnlyLog(Log):
     """
 
     def __init__(self, log: Log) -> None:
-        self._log, self.name = log, log.name
+        self._log, self.name, self.option = log, log.name, log.option
         self._pretended: dict[str, TopicInfo] = {}
 
     def topics(self, names: Sequence[str]) -> dict[str, TopicInfo]:
@@ -42,6 +42,9 @@ class ReadOnlyLog(Log):
 
     def leases(self, app: str, tasks: Sequence[int]) -> dict[int, Lease | None]:
         return self._log.leases(app, tasks)
+
+    def holders(self, app: str, tasks: Sequence[int]) -> dict[int, str]:
+        return self._log.holders(app, tasks)
 
     def committed(self, app: str, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Committed | None]:
         return self._log.committed(app, partitions)

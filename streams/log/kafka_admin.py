@@ -332,6 +332,8 @@ class KafkaAdmin:
         self._counting = None
 
     def _at_coordinator(self) -> AdminClient:
+        if self._made is None:
+            raise closed(self._connection)
         if self._counting is None:
             self._counting = self._connection.build(AdminClient, self._notices, {})
         return self._counting

@@ -2,13 +2,14 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 
 from streams.core.batch import Batch
 from streams.core.errors import OperatorError, StreamsError
-from streams.core.failures import Failures, Policy
+from streams.core.failures import FAILURES, Failures, Policy
 from streams.core.operator import Operator
 from streams.core.schema import StreamType
 from streams.core.store import KeyValueStore
@@ -137,7 +138,8 @@ class Chain:
             self._steps.append(_Step(node, operator, context))
         for step in self._steps:
             if step.operator is not None and step.context is not None:
-                step.operator.open(step.context)
+                with self._timed(step.node.id):
+                    step.operator.open(step.context)
 
     def process(self, inputs: Mapping[str, Batch]) -> None:
         """Rows of the input nodes go through."""
@@ -188,7 +190,6 @@ class Chain:
         given: Mapping[str, list[tuple[int, Batch]]] | None = None,
     ) -> None:
         outbox: dict[tuple[str, str], list[Batch]] = {}
-        place = self._place
         for step in self._steps:
             node = step.node
             if step.operator is None:
@@ -197,26 +198,34 @@ class Chain:
                 if watermark is not None:
                     step.watermark = watermark
                 continue
-            started = perf_counter()
             arrived = [(port, b) for port, e in enumerate(node.inputs) for b in outbox.get((e.node, e.side), ())]
             if given is not None:
                 arrived += given.get(node.id, ())
-            place.task, place.operator = self._task, node.id
-            made = self._run_operator(step, arrived, watermark, drain)
+            with self._timed(node.id):
+                made = self._run_operator(step, arrived, watermark, drain)
             assert step.context is not None
             if made:
                 outbox[node.id, ""] = made
             for side, batches in step.context.side.items():
                 outbox[node.id, side] = batches
             step.context.side = {}
-            spent = perf_counter() - started
-            place.took(spent)
-            self.counts.seconds[node.id] = self.counts.seconds.get(node.id, 0.0) + spent
         for node in self._exits:
             for edge in node.inputs:
                 for batch in outbox.get((edge.node, edge.side), ()):
                     self.counts.exits[node.id] = self.counts.exits.get(node.id, 0) + batch.count
                     self._emit(node, batch)
+
+    @contextmanager
+    def _timed(self, node: str) -> Iterator[None]:
+        """An operator's code runs: known to the watchdog, and counted."""
+        started = perf_counter()
+        self._place.at(self._task, node)
+        try:
+            yield
+        finally:
+            spent = perf_counter() - started
+            self._place.took(spent)
+            self.counts.seconds[node] = self.counts.seconds.get(node, 0.0) + spent
 
     def _run_operator(
         self, step: _Step, arrived: Sequence[tuple[int, Batch]], watermark: int | None, drain: bool
@@ -238,7 +247,7 @@ class Chain:
                 made.append(operator.drain())
         except StreamsError:
             raise
-        except Exception as error:
+        except FAILURES as error:
             raise OperatorError(
                 f"operator {node.id!r} failed: {type(error).__name__}: {error}",
                 where=f"{type(operator).__name__}, rows {sum(b.count for _, b in arrived)}",

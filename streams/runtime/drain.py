@@ -1,10 +1,12 @@
 """A worker that works shuffles to their ends and reads no source: what a savepoint is taken of."""
 
 import sys
+from math import inf
 from typing import Any
 
 from streams.core.errors import StateMismatch
 from streams.core.record import TopicPartition
+from streams.runtime.growth import Growth
 from streams.runtime.holding import Holding
 from streams.runtime.task import Task
 from streams.runtime.tools import Tools
@@ -20,14 +22,15 @@ PATIENCE = 90.0
 class DrainWorker(Worker):
     """Takes all leases and commits like any worker, so it is fenced and exact like any. What differs:
 
-    - Sources are not read, so event time stands still, and none becomes idle. One whose topic was made again is in
-      nobody's way, and its position stays that of the former one.
+    - Sources are not read, so event time stands still, and none becomes idle. One whose topic was made again, or
+      is given more partitions meanwhile, is in nobody's way, and positions stay those of the former one.
     - No input is held back: what waits for rows of another one would otherwise never be read to its end.
     """
 
     def __init__(self, tools: Tools, **more: Any) -> None:
         super().__init__(tools, **more)
         self._holding = Holding(sys.maxsize)
+        self._growth = Growth(tools.log, tools.plan, tools.clock, every=inf)
 
     def _starts(self, task: Task) -> dict[TopicPartition, int]:
         shuffles = {tp for tp, item in zip(task.partitions, task.inputs, strict=True) if item.source is None}

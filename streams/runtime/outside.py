@@ -8,6 +8,7 @@ import polars as pl
 
 from streams.core.batch import Batch
 from streams.core.errors import SinkError, StateMismatch, StreamsError
+from streams.core.failures import FAILURES
 from streams.core.sinks import MOST_TOKEN, SinkTask, TwoPhaseSink
 from streams.core.stream import Node
 from streams.runtime.watchdog import Place
@@ -84,12 +85,12 @@ class OutsideSinks:
     def _call(self, node: str, method: str, *arguments: Any) -> Any:
         sink, task, _ = self._sinks[node]
         started = perf_counter()
-        self._place.task, self._place.operator = self._task, node
+        self._place.at(self._task, node)
         try:
             return getattr(sink, method)(task, *arguments)
         except StreamsError:
             raise
-        except Exception as error:
+        except FAILURES as error:
             when = "the commit is rolled back" if method == "prepare" else "nothing is lost"
             raise SinkError(
                 f"sink {node!r} failed in {method}: {type(error).__name__}: {error}",

@@ -1,4 +1,4 @@
-"""Log lines about a restore that takes long."""
+"""Log lines about a restore, or an upload, that takes long."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ _EVERY = 2.0  # seconds
 
 
 class Progress:
-    """How far a restore is, how quick, and how long it will go on: a line every two seconds.
+    """How far it is, how quick, and how long it will go on: a line every two seconds, or as often as is said.
 
     >>> from streams.core.clock import ManualClock
     >>> clock = ManualClock(0)
@@ -21,18 +21,19 @@ class Progress:
     replaying the changelog: 30%, 15.0 MB, 7.5 MB/s, about 7.0 s left
     """
 
-    def __init__(self, what: str, say: Callable[[str], None], clock: Clock) -> None:
+    def __init__(self, what: str, say: Callable[[str], None], clock: Clock, every: float | None = None) -> None:
         self._what, self._say, self._clock = what, say, clock
+        self._every = _EVERY if every is None else every
         self._begun = self._told = clock.monotonic()
         self._first, self._done = -1, 0
 
     def at(self, done: int, whole: int, read: int) -> None:
-        """So much is done, in any unit, and so many bytes were read for it. `whole` is 0 as long as it is not known."""
+        """So much is done, in any unit, and so many bytes were moved for it. `whole` is 0 while it is not known."""
         now = self._clock.monotonic()
         if self._first < 0 or done < self._done:  # it has begun, or begun anew with something else
             self._first, self._begun = done, now
         self._done = done
-        if now - self._told < _EVERY:
+        if now - self._told < self._every:
             return
         self._told, spent, came = now, now - self._begun, done - self._first
         if not whole:

@@ -10,6 +10,8 @@ import time
 
 import msgspec
 
+from streams.runtime.watchdog import Place
+
 
 class OperatorReport(msgspec.Struct, frozen=True):
     """A node of the graph in all tasks of this worker together.
@@ -132,11 +134,20 @@ class Pulse:
     ('reading', True)
     """
 
-    def __init__(self) -> None:
-        self.doing = "starting"
+    def __init__(self, place: Place | None = None) -> None:
+        self._place = place if place is not None else Place()
         self.turns = 0
         self.thread: int | None = None
         self._at = time.monotonic()
+
+    @property
+    def doing(self) -> str:
+        """The part of the loop; the watchdog tells it, too."""
+        return self._place.doing
+
+    @doing.setter
+    def doing(self, what: str) -> None:
+        self._place.doing = what
 
     def beat(self, doing: str) -> None:
         """The loop is alive, and does this now."""

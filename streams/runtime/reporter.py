@@ -80,7 +80,7 @@ class Reporter:
 
     def __init__(self, metrics: Metrics, tools: Tools, clock: Clock) -> None:
         self.metrics, self.status = metrics, Status()
-        self.pulse = Pulse()
+        self.pulse = Pulse(tools.place)
         self._tools, self._clock = tools, clock
         self._warned: set[str] = set()
         self._nodes = {id: _Totals() for id in tools.plan.topology.graph.nodes}

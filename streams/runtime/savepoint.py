@@ -11,6 +11,7 @@ that no savepoint names. Committed work of step 2 is work that any worker would 
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from streams.checkpoint.location import Location
@@ -28,7 +29,7 @@ from streams.checkpoint.savepoint import (
 )
 from streams.codec.blocks import ShuffleBlock, encode_block
 from streams.core.drawing import as_text
-from streams.core.errors import CheckpointError, StateMismatch, StreamsError
+from streams.core.errors import StateMismatch, StreamsError
 from streams.core.time import NEVER
 from streams.core.topology import SubTopology
 from streams.log.base import Log
@@ -120,8 +121,9 @@ def create(
         # 5. Give the leases back.
         worker.leave()
         hook("left")
-    except CheckpointError:
-        worker.leave()  # the location failed: nobody need take our tasks over
+    except StreamsError:
+        with suppress(StreamsError):
+            worker.leave()  # nobody need take our tasks over
         raise
     finally:
         worker.close()

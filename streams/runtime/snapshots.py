@@ -2,8 +2,9 @@
 
 A snapshot of a task, none of it waited for by the worker's thread:
 
-1. flush     aside: what is committed goes into tables (a copy right after that takes a few milliseconds)
-2. copy      between two turns: hard links of the store's files, which stand at the last commit
+1. flush     aside: what is committed goes into tables, again where a commit came in between
+2. copy      between two turns, at once, so that nothing is left to be flushed: hard links of the store's files, which
+             stand at the last commit
 3. verify    aside, the first time after a task was opened: its files may have been damaged while nobody ran
 4. upload    aside: files that the location lacks, then the manifest; every few hours, a sweep of what is needed no more
 5. trim      with the next look: the changelog is not needed below the oldest snapshot that is kept
@@ -29,9 +30,12 @@ from streams.metrics import Metrics
 from streams.runtime.notes import Note
 from streams.runtime.progress import Progress
 from streams.runtime.task import State, Task
+from streams.state.base import StateStore
 
 _LOOK = 1.0  # seconds at most between two looks
+_TELL = 10.0  # seconds between two lines about an upload that takes long
 _ASK = 5.0  # seconds from one question to a location that does not answer to the next one
+_FLUSHES = 4  # aside, until no commit comes between the flush and the copy
 _PUT_OFF = 20  # times that a snapshot is put off by a tenth of the interval, while compactions are behind
 
 
@@ -39,14 +43,16 @@ _PUT_OFF = 20  # times that a snapshot is put off by a tenth of the interval, wh
 class _Opening:
     """A task since it was opened here, at commit `at`; `name` tells it from other openings.
 
-    `due`: when the next snapshot is; `put_off`: how often it was; `verified`: the store's files were read whole;
-    `done`: the commit of the last snapshot; `floor`: where the changelog is needed from; `foreign`: manifests of
-    another history, seen when the task stood at `seen_at`; `deleting`: how many of them are being deleted.
+    `due`: when the next snapshot is; `flushes`: for this one; `put_off`: how often it was; `verified`: the store's
+    files were read whole; `done`: the commit of the last snapshot; `floor`: where the changelog is needed from;
+    `foreign`: manifests of another history, seen when the task stood at `seen_at`; `deleting`: how many of them are
+    being deleted.
     """
 
     name: str
     at: int
     due: float
+    flushes: int = 0
     put_off: int = 0
     verified: bool = False
     done: int = -1
@@ -94,6 +100,7 @@ class Snapshots:
         ] = {}  # which snapshot a store was restored from here, until verified
         self._doubted: dict[str, set[tuple[int, str]]] = {}
         self._again: dict[str, frozenset[str]] = {}
+        self._uploads: dict[str, Progress] = {}
         self._told = ""
         self._told_strange = False
         shutil.rmtree(scratch, ignore_errors=True)  # copies that a killed worker has left
@@ -106,8 +113,10 @@ class Snapshots:
         return self._identity.token if self._identity.confirmed else ""
 
     def time_to_look(self, now: float) -> bool:
-        """A tenth of the interval has passed, or a second: a snapshot takes three looks."""
-        return now - self._looked >= min(_LOOK, self._interval / 10)
+        """A tenth of the interval has passed, or a second; or a store was flushed aside, and is copied at once."""
+        return now - self._looked >= min(_LOOK, self._interval / 10) or any(
+            opening.flushing is not None and opening.flushing.done() for opening in self._openings.values()
+        )
 
     def look(self, tasks: Sequence[Task], metrics: Metrics) -> None:
         """Take what has become of snapshots, and go on with those that are due."""
@@ -118,6 +127,7 @@ class Snapshots:
             same = self._take(outcome, sequences, metrics)
             if same and isinstance(outcome.error, StateCorrupt):
                 damaged[outcome.task.replace("-", "/")] = outcome.error
+        self._tell_uploads(metrics)
         self._condemn(damaged, tasks)
         now = self._looked = self._clock.monotonic()
         if not self._known(tasks, now):
@@ -137,7 +147,31 @@ class Snapshots:
             elif now >= opening.due:
                 if task.store.mark.sequence == opening.done or self._snapshotter.busy(name_of(task.id)):
                     continue
-                opening.flushing = self._snapshotter.flush(task.store.flush)
+                if not self._put_off(task.store, opening):
+                    opening.flushes, opening.flushing = 1, self._snapshotter.flush(task.store.flush)
+
+    def _put_off(self, store: StateStore, opening: _Opening) -> bool:
+        """Not now: a flush would wait for compactions, and whoever closes the store for the flush."""
+        if store.calm or opening.put_off >= _PUT_OFF:
+            return False
+        opening.put_off += 1
+        opening.due = self._clock.monotonic() + self._interval / 10
+        return True
+
+    def _tell_uploads(self, metrics: Metrics) -> None:
+        under_way = self._snapshotter.progress()
+        metrics.snapshot_left_bytes.set(sum(whole - done for done, whole in under_way.values()))
+        self._uploads = {name: progress for name, progress in self._uploads.items() if name in under_way}
+        for name, (done, whole) in under_way.items():
+            if name not in self._uploads:
+                self._uploads[name] = self._telling(name.replace("-", "/"), "uploading a snapshot", _TELL)
+            if whole:
+                self._uploads[name].at(done, whole, done)
+
+    def _telling(self, task: str, what: str, every: float | None = None) -> Progress:
+        return Progress(
+            what, lambda text: self._note(f"task {task}: {text}", logging.INFO, task=task), self._clock, every
+        )
 
     def _known(self, tasks: Sequence[Task], now: float) -> bool:
         """Whether the location is known to be the one that was used before; only then are snapshots made."""
@@ -181,9 +215,11 @@ class Snapshots:
     def _copy(self, name: str, task: Task, opening: "_Opening", metrics: Metrics) -> None:
         assert task.store is not None and opening.flushing is not None
         flushed, opening.flushing = opening.flushing, None
-        if not task.store.calm and opening.put_off < _PUT_OFF:
-            opening.put_off += 1
-            opening.due = self._clock.monotonic() + self._interval / 10
+        unflushed = task.store.unflushed
+        if unflushed and opening.flushes < _FLUSHES:
+            opening.flushes, opening.flushing = opening.flushes + 1, self._snapshotter.flush(task.store.flush)
+            return
+        if unflushed and self._put_off(task.store, opening):
             return
         opening.put_off = 0
         opening.due = self._clock.monotonic() + self._interval
@@ -328,10 +364,7 @@ class Snapshots:
                 yield
 
     def _progress(self, id: TaskId, restore: Restore) -> Iterator[None]:
-        def say(text: str) -> None:
-            self._note(f"task {id}: {text}", logging.INFO, task=str(id))
-
-        progress = Progress("restoring a snapshot", say, self._clock)
+        progress = self._telling(str(id), "restoring a snapshot")
         while restore.poll() is None:
             done, whole = restore.progress
             progress.at(done, whole, done)

@@ -236,7 +236,13 @@ class Task:
             if stamp >= 0 and (self.oldest is None or stamp < self.oldest):
                 self.oldest = stamp
         self.records_in[item.spec.topic] = self.records_in.get(item.spec.topic, 0) + len(records)
-        self.release.add(index, item.take(records))
+        started, place = perf_counter(), self._tools.place
+        place.at(str(self.id), item.spec.node)
+        try:
+            taken = item.take(records)
+        finally:
+            place.took(perf_counter() - started)
+        self.release.add(index, taken)
 
     def step(self) -> None:
         """Process what may go on, about twice as many rows as are read at a time, so that what waits becomes less; and

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from streams.checkpoint.collect import token_key
 from streams.checkpoint.collect import verify as verify_location
 from streams.checkpoint.location import Location
 from streams.checkpoint.manifest import list_manifests
+from streams.checkpoint.savepoint import damages, list_savepoints, savepoint_key
 from streams.core.errors import StateInUse, StreamsError
 from streams.core.topology import TaskId
+from streams.core.wording import counted
 from streams.log.base import Log
 from streams.protocol import Lease
 from streams.runtime.offline import LocalStore, copy_of, local_stores
@@ -33,6 +36,11 @@ class Finding:
 _LOST = "restore the topic from a backup of the cluster, or start the application anew: streams reset"
 _MENDED = "the next snapshots of the task mend it"
 _UPLOADED = "the next snapshot that needs it uploads it again"
+_NO_SAVEPOINT = "it cannot be restored: take another one, or bring its objects back from a backup; then delete it: "
+_TOKEN = (
+    "name the location that the workers use (--checkpoints), or bring the token back from a copy: a worker without "
+    "local state is refused at another location"
+)
 _REBUILD = "stop the worker and delete the directory: it is only a cache, and is rebuilt from the changelog"
 
 
@@ -60,15 +68,20 @@ class Verification:
     def __init__(self, plan: Plan, log: Log, state_dir: Path | None, location: Location | None) -> None:
         self._plan, self._log, self._state_dir, self._location = plan, log, state_dir, location
         self.checked: list[str] = []
+        self._token: str | None = None
 
     def findings(self) -> Iterator[Finding]:
-        """In the order: topics, tasks with their stores, snapshots."""
+        """In the order: topics, tasks with their stores, snapshots, savepoints."""
         yield from self._topics()
+        if self._location is not None:
+            kept = self._location.read(token_key(self._plan.app))
+            self._token = kept.decode("ascii", "replace") if kept is not None else ""
         stores = local_stores(self._state_dir, self._plan.app) if self._state_dir is not None else []
         for task in self._plan.tasks:
             yield from self._task(task, [s for s in stores if s.task == str(task)])
         if self._location is not None:
             yield from self._snapshots(self._location, stores)
+            yield from self._savepoints(self._location)
 
     # ---- topics
 
@@ -108,6 +121,18 @@ class Verification:
             if not whole:
                 yield Finding(f"task {task}", "no snapshot of this task is whole", _unsaved(task, stores))
         self.checked.append(f"snapshots in {location.url}: {count} findings")
+
+    def _savepoints(self, location: Location) -> Iterator[Finding]:
+        app, count, bad = self._plan.app, 0, 0
+        for listed in list_savepoints(location, app):
+            damaged = [(savepoint_key(app, listed.name), listed.problem)]
+            if listed.savepoint is not None:
+                damaged = list(damages(location, listed.savepoint))
+            count, bad = count + 1, bad + bool(damaged)
+            for key, what in damaged:
+                fix = f"{_NO_SAVEPOINT}streams savepoint delete {listed.name} --app {app}"
+                yield Finding(f"{location.url}/{key}", f"savepoint {listed.name!r}: {what}", fix)
+        self.checked.append(f"{counted(count, 'savepoint')}, {bad} damaged")
 
     # ---- tasks
 
@@ -161,6 +186,11 @@ class Verification:
             return
         sub, plan = self._plan.topology.subs[task.sub], self._plan
         position = TaskPosition.decode(store.mark.position)
+        if self._token is not None and position.location and position.location != self._token:
+            what = (
+                f"its last commit was made with the checkpoint location of token {position.location[:8]}..., this one "
+            )
+            yield Finding(where, what + (f"has {self._token[:8]}..." if self._token else "has no token"), _TOKEN)
         for item, partition in zip(sub.inputs, plan.inputs(task), strict=True):
             inside = position.inputs.get(item.topic)
             committed = self._log.committed(plan.app, [partition])[partition]

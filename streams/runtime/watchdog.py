@@ -18,7 +18,7 @@ from streams.metrics import Metrics
 log = logging.getLogger("streams")
 
 EXIT_CODE = 70
-"""The process's exit code when the watchdog ends it (EX_SOFTWARE)."""
+"""The process's exit code when something in it does not return, and a thread beside ends it (EX_SOFTWARE)."""
 
 _LONGEST_PAUSE = 600.0  # seconds between two warnings of one stall, at most
 _DEEPEST = 30  # frames of the stack that are shown
@@ -28,18 +28,24 @@ _DEEPEST = 30  # frames of the stack that are shown
 class Place:
     """What the worker's thread is doing: written by it alone, read by the watchdog.
 
-    `spent`: seconds by (task, operator) since the group was polled last.
+    `doing`: the part of its loop. `spent`: seconds by (task, operator) since the group was polled last; a source or a
+    sink counts as an operator.
     """
 
     task: str = ""
     operator: str = ""
+    doing: str = "starting"
     spent: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        return f"operator {self.operator!r} of task {self.task}" if self.operator else "no operator"
+        return f"operator {self.operator!r} of task {self.task} is running" if self.operator else f"it is {self.doing}"
+
+    def at(self, task: str, operator: str) -> None:
+        """The operator is called now."""
+        self.task, self.operator = task, operator
 
     def took(self, seconds: float) -> None:
-        """The operator has returned."""
+        """The operator has returned, or failed."""
         name = (self.task, self.operator)
         self.spent[name] = self.spent.get(name, 0.0) + seconds
         self.operator = ""
@@ -52,7 +58,8 @@ class Place:
         return f"operator {operator!r} of task {task} took {seconds:.1f} s of it"
 
 
-def _leave(text: str) -> None:
+def leave(text: str) -> None:
+    """End the process at once, from any thread."""
     sys.stderr.write(f"error: {text}\n")
     sys.stderr.flush()
     os._exit(EXIT_CODE)
@@ -78,7 +85,7 @@ class Watchdog:
         place: Place,
         *,
         exit_after: float = 0.0,
-        leave: Callable[[str], None] = _leave,
+        leave: Callable[[str], None] = leave,
     ) -> None:
         self._seconds, self._exit_after, self._metrics, self._place = seconds, exit_after, metrics, place
         self._leave = leave
@@ -129,8 +136,7 @@ class Watchdog:
             if self._seconds and silent >= due:
                 self._metrics.stalls.labels(self._place.operator).inc()
                 log.warning(
-                    "the worker's loop has not turned for %.0f s: %s is running; no commit is made until it "
-                    "returns\n%s",
+                    "the worker's loop has not turned for %.0f s: %s; no commit is made until it returns\n%s",
                     silent,
                     self._place,
                     self._stack(),

@@ -45,6 +45,8 @@ _ALONE = 0.2  # seconds for leases where nothing else is to be done, and a turn 
 _GAUGES = 1.0
 _ENDS = 5.0
 _REFRESH = 600.0  # seconds after which a task that has nothing to do commits all the same
+# A damaged store is made anew when its task is taken again.
+_MENDED = (LogError, StateCorrupt, LocationUnreachable, SinkError)
 _HOPELESS = 12  # aborts in a row for another reason than a log that cannot be reached
 
 
@@ -177,8 +179,8 @@ class Worker:
             self._fenced(error)
         except SlotTaken:
             raise
-        except (LogError, StateCorrupt, LocationUnreachable, SinkError) as error:
-            self._abort(type(error).__name__, error)  # a damaged store is made anew when its task is taken again
+        except _MENDED as error:
+            self._abort(type(error).__name__, error)
 
     def _check_writer(self) -> None:
         """After each commit, before anything is appended to the next one.
@@ -469,7 +471,7 @@ class Worker:
             if outside:
                 self._commit()
             self._commit(release=list(self._tasks), drain=not outside)
-        except (LogError, SinkError) as error:
+        except _MENDED as error:
             self.tools.note(
                 f"the last commit failed ({str(error).splitlines()[0]}): it is done again at the next start"
             )

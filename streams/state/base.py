@@ -94,6 +94,11 @@ class StateStore(ABC):
         """Do what would hold up a `snapshot`. The one method that any thread may call."""
 
     @property
+    def unflushed(self) -> bool:
+        """Something was committed since the last `flush` began, so that a `snapshot` would have to flush it."""
+        return False
+
+    @property
     def calm(self) -> bool:
         """A snapshot now would not wait for work in the background."""
         return True

@@ -128,8 +128,8 @@ class Supervisor:
         if wait is None:
             lines = [f"    {line}" for line in child.said()] or ["    (nothing)"]
             raise StreamsError(
-                f"worker {member.slot!r} {child.why()}: {member.restarts.row} times in a row, each time within a "
-                "minute; giving up",
+                f"worker {member.slot!r} {child.why()}: {member.restarts.row} times in a row, each time within "
+                "ten minutes; giving up",
                 where="\n".join(["what it said last:", *lines]),
                 fix="mend the cause; nothing is lost, the next start goes on where the last commit stood",
             )

@@ -17,20 +17,28 @@ _OURS = ("program", "workers", "stop_timeout", "slot", "http", "plain", "log_for
 
 
 def supervise(
-    context: click.Context, app: str, settings: Settings, workers: str, stop_timeout: str, display: Display
+    context: click.Context, app: str, settings: Settings, workers: str, stop_timeout: float, display: Display
 ) -> None:
     """`streams run --workers`: the same command for each slot, until it is told to end."""
     slots = [f"{settings.slot}-{number}" for number in range(count(workers))]
     log = settings.brokers or settings.log_dir
-    try:
-        seconds = duration(stop_timeout) / 1000
-    except WrongType as error:
-        raise SettingsError(
-            f"stop-timeout = {stop_timeout!r} is not valid", where="option --stop-timeout", fix=str(error)
-        ) from None
-    made = Supervisor(app, log, {slot: command(context, slot) for slot in slots}, stop_timeout=seconds)
+    made = Supervisor(app, log, {slot: command(context, slot) for slot in slots}, stop_timeout=stop_timeout)
     with display:
         made.run(display, settings.http, settings.http_state)
+
+
+def limit(text: str) -> float:
+    """The seconds that `--stop-timeout` gives.
+
+    >>> limit("500ms")
+    0.5
+    """
+    try:
+        return duration(text) / 1000
+    except WrongType as error:
+        raise SettingsError(
+            f"stop-timeout = {text!r} is not valid", where="option --stop-timeout", fix=str(error)
+        ) from None
 
 
 def count(text: str) -> int:

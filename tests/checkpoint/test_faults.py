@@ -1,5 +1,6 @@
 """Snapshots when things go wrong: kills, a network that cuts and stalls, full disks, refusals."""
 
+import json
 import os
 import random
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -238,6 +240,42 @@ def test_refusals_say_what_to_do(s3_port, bucket, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="a file is in the way"):
         Location(str(tmp_path / "file"))
+
+
+def test_credentials_that_are_wrong(s3_port, bucket):
+    location = Location(f"s3://{bucket}", s3_options(f"http://127.0.0.1:{s3_port}"))
+    before = checks_credentials_after(s3_port, "0")
+    try:
+        with pytest.raises(CheckpointError, match="the credentials are not accepted") as caught:
+            location.read("a")
+    finally:
+        checks_credentials_after(s3_port, before)
+    assert caught.value.fix == "correct the key, its secret and the region"
+    assert location.read("a") is None
+
+
+def checks_credentials_after(port, calls):
+    """From so many calls on moto looks at them; how many it was before."""
+    url = f"http://127.0.0.1:{port}/moto-api/reset-auth"
+    plain = {"Content-Type": "text/plain"}
+    with urllib.request.urlopen(urllib.request.Request(url, calls.encode(), plain, method="POST")) as answer:
+        return str(json.load(answer)["PREVIOUS_INITIAL_NO_AUTH_ACTION_COUNT"])
+
+
+def test_two_that_write_the_same_task_all_the_time(tmp_path, monkeypatch):
+    """As two applications of one name do; each attempt finds that another one was faster."""
+    location = Location(str(tmp_path / "location"))
+    create = location.create
+
+    def slower(key, data):
+        create(key, data + b" ")
+        return create(key, data)
+
+    monkeypatch.setattr(location, "create", slower)
+    outcome = upload(location, tmp_path, 1, FILES)
+    assert outcome.number is None
+    assert f"another worker writes snapshots of task {TASK} all the time" in str(outcome.error)
+    assert outcome.error.fix == "see to it that each application has a name of its own"
 
 
 def test_no_permission(tmp_path):

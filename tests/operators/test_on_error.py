@@ -26,14 +26,15 @@ ROWS = [Tx("a", 0, 1), Tx("a", 1, 2), Tx("a", 2, 3)]
 class Service:
     """Something outside that fails `failures` times at the row `at`."""
 
-    def __init__(self, at: int, failures: int) -> None:
+    def __init__(self, at: int, failures: int, error: BaseException | None = None) -> None:
         self.at, self.left, self.calls = at, failures, 0
+        self.error = error if error is not None else ConnectionError("the service does not answer")
 
     def __call__(self, n: int) -> None:
         self.calls += 1
         if n == self.at and self.left:
             self.left -= 1
-            raise ConnectionError("the service does not answer")
+            raise self.error
 
 
 def operators(service: Service, **how):
@@ -91,6 +92,23 @@ def test_by_default_a_failing_row_is_a_dead_letter(kind):
         assert [r.n if isinstance(r, Out) else r["n"] for r in t.read("out")] == right(kind, without=2)
         (letter,) = t.dead()
         assert "ConnectionError: the service does not answer" in letter[1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("error", [SystemExit(0), pl.exceptions.PanicException("index out of bounds")])
+def test_what_is_no_exception_is_a_failure_too(kind, error):
+    """`sys.exit(0)` in a function would end the worker as if in good order, and nobody would start it again."""
+    with program(operators(Service(2, 10**6, error))[kind]()).test() as t:
+        t.send("tx", ROWS)
+        assert [r.n if isinstance(r, Out) else r["n"] for r in t.read("out")] == right(kind, without=2)
+        (letter,) = t.dead()
+        assert f"{type(error).__name__}: {error}" in letter[1]
+
+
+def test_ctrl_c_in_a_function_is_none():
+    app = program(operators(Service(2, 1, KeyboardInterrupt()))["rows"]())
+    with app.test() as t, pytest.raises(KeyboardInterrupt):
+        t.send("tx", ROWS)
 
 
 @pytest.mark.parametrize("kind", KINDS)

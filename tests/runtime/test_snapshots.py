@@ -194,6 +194,55 @@ def test_a_restore_tells_how_far_it_is(shop, monkeypatch):
     assert shop.counts() == shop.expected()
 
 
+def test_an_upload_that_takes_long_tells_how_far_it_is(shop, monkeypatch):
+    monkeypatch.setattr("streams.runtime.snapshots._TELL", 0.0)
+    shop.send()
+    shop.worker.close()
+    shop.start(upload_bytes=2_000)
+    shop.until(lambda: any(re.search(r"task 0/0: uploading a snapshot: \d+%, ", note) for note in shop.notes))
+    assert "streams_snapshot_left_bytes 0.0" not in shop.worker.metrics.expose().decode()
+
+
+@pytest.mark.parametrize("commits", [0, 2, 9])
+def test_a_copy_is_made_when_nothing_is_left_to_be_flushed(tmp_path, commits):
+    """As often as `commits` says, one has come since the flush aside; after four flushes it is copied all the same."""
+    left, done = iter([True] * commits), []
+    task, metrics = running(0), Metrics()
+    task.opened_at = 1
+    task.store = Flushed(left, done)
+    snapshots = snapshots_of(Location(str(tmp_path / "location")), tmp_path, [])
+    snapshots._openings["0/0"] = _Opening("w", 1, 0.0)
+    deadline = time.monotonic() + PATIENCE
+    while "snapshot" not in done:
+        assert time.monotonic() < deadline
+        snapshots.look([task], metrics)
+    assert done == ["flush"] * min(commits + 1, 4) + ["snapshot"]
+    snapshots.close()
+
+
+class Flushed:
+    """A store that is flushed and copied, and where commits come in between."""
+
+    calm, mark = True, Mark(7, "t", 70, b"")
+
+    def __init__(self, left, done):
+        self._left, self._done = left, done
+
+    @property
+    def unflushed(self):
+        return next(self._left, False)
+
+    def flush(self):
+        self._done.append("flush")
+
+    def snapshot(self, directory):
+        self._done.append("snapshot")
+        directory.mkdir(parents=True)
+
+    def verify(self, directory, wanted):
+        pass
+
+
 def test_a_verdict_hits_the_store_that_was_copied_and_none_that_was_made_since(shop, monkeypatch):
     """The copy is read aside; meanwhile the damage is met, and the store is made anew from a snapshot."""
     shop.until_trimmed()

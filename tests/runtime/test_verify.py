@@ -1,5 +1,7 @@
 """What `streams verify` finds in a shop whose snapshots are damaged, and beside a worker whose lease moves on."""
 
+from dataclasses import replace
+
 import pytest
 
 from streams.checkpoint.location import Location
@@ -70,6 +72,17 @@ def test_where_one_is_whole_the_older_ones_serve(shop):
     (found,) = verification(shop).findings()
     assert found.what.startswith("the object is missing")
     assert "older ones serve; the next snapshots of the task mend it" in found.fix
+
+
+def test_an_internal_topic_whose_records_are_deleted_is_told(shop):
+    """The embedded log keeps all for ever; on Kafka somebody may have changed it."""
+    stop(shop)
+    made, name = verification(shop), "shop-0-changelog"
+    topics = shop.worker.plan.topics
+    made._plan = replace(made._plan, topics={**topics, name: replace(topics[name], retention_ms=1000)})
+    (found,) = made.findings()
+    assert (found.where, found.what) == (f"topic {name}", "its records are deleted after 1000 ms: state is lost then")
+    assert found.fix == f"kafka-configs.sh --alter --topic {name} --add-config retention.ms=-1"
 
 
 def test_a_task_whose_lease_moves_on_is_told_of_once(shop, monkeypatch):

@@ -6,9 +6,14 @@ import pytest
 
 from operators import Filter, KeyBy, Keyed, Value, Window, agg, tumbling, union
 from streams import App, EventTime, Schema, col, connect
+from streams.app import make_worker
 from streams.core.clock import ManualClock
-from streams.core.errors import LogError, StateMismatch
+from streams.core.errors import LogError, StateCorrupt, StateMismatch
+from streams.log.base import TopicSpec
+from streams.log.embedded import EmbeddedLog
 from streams.runtime.opening import Opening
+from streams.runtime.task import Task
+from streams.settings import Settings
 
 
 class Tx(Schema):
@@ -126,6 +131,30 @@ def test_a_store_may_be_added():
         t.send("tx", [Tx("a", 1, 1)])
         assert t.read("out") == [Seen("a", 1), Seen("a", 2)]
         assert t.read("more") == [Seen("a", 1)]
+
+
+def test_a_store_that_is_damaged_in_the_last_commit_does_not_keep_the_worker_in_the_group(tmp_path, monkeypatch):
+    app, tx = program()
+    tx | Count().named("counts") | app.sink("out")
+    said = []
+    with EmbeddedLog(tmp_path / "log") as log:
+        log.create([TopicSpec("tx", 1, {})])
+        settings = Settings(state_dir=str(tmp_path / "state"))
+        worker = make_worker(app, settings, log, note=lambda text, *_, **__: said.append(text))
+        worker.start()
+        while not worker.complete:
+            worker.turn()
+        monkeypatch.setattr(Task, "drain", _damaged)
+        for task in worker.running:
+            task.touched = True
+        worker.leave()
+        worker.close()
+        assert not log.living(app.name)
+    assert any("the last commit failed (a block is damaged)" in text for text in said)
+
+
+def _damaged(self, now):
+    raise StateCorrupt("a block is damaged")
 
 
 class Text(Keyed[Tx, Seen]):

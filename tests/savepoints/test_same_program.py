@@ -4,10 +4,13 @@ import random
 
 import pytest
 
+from streams.app import make_worker
 from streams.checkpoint.collect import verify
 from streams.checkpoint.manifest import tasks
 from streams.checkpoint.savepoint import delete, list_savepoints
-from streams.core.errors import CheckpointError, StateMismatch
+from streams.core.errors import CheckpointError, LogError, StateMismatch
+from streams.runtime.drain import SLOT, DrainWorker
+from streams.runtime.leases import Taking
 from streams.runtime.restoring import RESTORE_STEPS
 from streams.runtime.savepoint import CREATE_STEPS
 from tests.savepoints.support import Crash, check_equal, crash_at, program
@@ -48,6 +51,29 @@ def test_no_input_is_held_back_while_shuffles_are_worked_to_their_ends(site, tur
     assert sum(t.waiting_rows for t in made.tasks) > 20
     assert site.restore("first", "old", new) == []
     finish(site, "old", "new")
+
+
+def test_a_source_that_grows_while_a_savepoint_is_taken_is_in_nobodys_way(site, monkeypatch):
+    monkeypatch.setattr("streams.runtime.growth._EVERY", 0.0)
+    site.send()
+    site.run(program("old"), turns=9)
+    site.create("first", program("old"), hook=lambda step: step == "taken" and site.grow("tx", 3))
+    assert not site.log.holders("old", range(6))
+
+
+def test_a_savepoint_that_is_refused_beside_a_living_worker_gives_its_tasks_back(site, monkeypatch):
+    site.send()
+    app = program("old")
+    site.run(app, turns=9)
+    other = make_worker(app, site.settings(), site.log, clock=site.clock, note=site.note, wait=0.0)
+    other.start()
+    turn = DrainWorker.turn
+    monkeypatch.setattr(DrainWorker, "turn", lambda worker: (turn(worker), other.turn()))
+    with pytest.raises(StateMismatch, match="another worker of 'old' lives"):
+        site.create("first", app, takeover=True)
+    assert SLOT not in site.log.holders("old", range(6)).values()
+    assert [member.slot for member in site.log.living("old")] == [site.settings().slot]
+    other.close()
 
 
 def test_the_old_application_may_go_on_and_a_savepoint_may_be_restored_again_and_again(site):
@@ -130,6 +156,35 @@ def test_who_is_in_the_way_is_refused(site):
         site.create("second", program("old"))
     site.create("second", program("old"), takeover=True)  # it was killed, as --takeover says
     assert [x.name for x in list_savepoints(site.location, "old")] == ["first", "second"]
+
+
+def test_what_is_in_the_way_of_a_restore_is_refused_and_may_be_mended(site, monkeypatch):
+    site.send()
+    site.run(program("old"), turns=9)
+    site.create("first", program("old"))
+    with monkeypatch.context() as patch:
+        patch.setattr("streams.runtime.restoring._PATIENCE", -1.0)  # the clock stands still here
+        other = site.log.group("new", "other", 6)
+        with pytest.raises(StateMismatch, match=r"has not given all tasks within (.|\n)*: a worker is running"):
+            site.restore("first", "old", program("new"))
+        other.leave()
+    with monkeypatch.context() as patch:
+        patch.setattr(Taking, "result", lambda taking: {})  # another one claims them at the same moment
+        with pytest.raises(LogError, match="tasks of 'new' are being claimed by somebody else"):
+            site.restore("first", "old", program("new"))
+    site.restore("first", "old", program("new"))
+    finish(site, "old", "new")
+
+
+def test_a_restore_beside_state_without_leases_is_refused(site):
+    site.send()
+    site.run(program("old"), turns=9)
+    site.create("first", program("old"))
+    site.run(program("new"), turns=9)
+    with site.log._file.writing():
+        site.log._file.run("DELETE FROM leases WHERE app = ?", ("new",))
+    with pytest.raises(StateMismatch, match="the application 'new' has state, but no leases"):
+        site.restore("first", "old", program("new"))
 
 
 def test_a_location_that_fails_leaves_no_leases_behind(site, monkeypatch):

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from streams.runtime.watchdog import EXIT_CODE
 from tests.terminal.place import Place, terminal, wait
 
 
@@ -261,6 +262,20 @@ def test_a_worker_that_hangs_is_killed_after_the_limit(tmp_path: Path) -> None:
         assert time.monotonic() - started < 15
         text = run.text()
     assert "is killed; nothing is lost" in text
+
+
+def test_a_lone_worker_that_hangs_ends_after_the_limit_and_says_where(tmp_path: Path) -> None:
+    place = Place(tmp_path, partitions=1)
+    place.feed(1, card="hang")
+    with place.run("--stop-timeout", "500ms") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "it hangs\n"
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == EXIT_CODE
+    assert "slot 0 did not end within 500 ms (operator '" in error
+    assert "' of task 0/0 is running): the process ends" in error
+    assert "Traceback" not in error
 
 
 @pytest.mark.slow
