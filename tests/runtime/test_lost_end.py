@@ -77,7 +77,8 @@ def test_nothing_is_found_whatever_was_worked_since(lost, again):
     lost.put_back("checkpoints")
     findings, checked = lost.verify()
     assert findings == []
-    assert len(checked) == 3
+    assert checked[-1] == "0 savepoints, 0 damaged"
+    assert len(checked) == 4
 
 
 @pytest.mark.parametrize("same", [False, True])

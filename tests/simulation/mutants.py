@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import polars as pl
 
@@ -123,6 +123,26 @@ def _gives_back_first(revoke):
 
 
 # ---- restoring
+
+
+def _positions_first(poll):
+    """The committed positions of tasks are read before their leases are taken."""
+
+    def mutant(self):
+        if not self._opening.taking:
+            partitions = [tp for task in self.plan.tasks for tp in self.plan.inputs(task)]
+            self._early = self.log.committed(self.plan.app, partitions)
+        poll(self)
+
+    return mutant
+
+
+def _opened_with_those(open_):
+    def mutant(self, taken):
+        with patch.object(self, "log", Mock(committed=lambda app, partitions: {p: self._early[p] for p in partitions})):
+            open_(self, taken)
+
+    return mutant
 
 
 def _no_replay(run):
@@ -298,6 +318,10 @@ MUTANTS = [
             patch.object(protocol, "check_restored", lambda *known: None),
         ],
         seed=1479,
+    ),
+    Mutant(
+        "wrong restore order: the positions are read before the lease is taken",
+        lambda: [_patched(Worker, "_poll_group", _positions_first), _patched(Worker, "_open", _opened_with_those)],
     ),
     Mutant("a local store is used without the changelog's tail", lambda: [_patched(Recovery, "run", _no_replay)]),
     Mutant(
