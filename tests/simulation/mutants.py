@@ -89,7 +89,8 @@ def _applied_first(changelog):
 
     def mutant(self, lease):
         offsets, raw = changelog(self, lease)
-        self.store.commit(Mark(lease.sequence, self._tools.plan.topics[self._changelog.topic].id, 0, raw))
+        if self.store is not None:
+            self.store.commit(Mark(lease.sequence, self._tools.plan.topics[self._changelog.topic].id, 0, raw))
         return offsets, raw
 
     return mutant
@@ -322,6 +323,7 @@ MUTANTS = [
     Mutant(
         "wrong restore order: the positions are read before the lease is taken",
         lambda: [_patched(Worker, "_poll_group", _positions_first), _patched(Worker, "_open", _opened_with_those)],
+        seed=65,
     ),
     Mutant("a local store is used without the changelog's tail", lambda: [_patched(Recovery, "run", _no_replay)]),
     Mutant(
@@ -329,7 +331,7 @@ MUTANTS = [
     ),
     Mutant("the frontier is not restored", lambda: [_patched(Release, "restore", _no_frontier)]),
     Mutant(
-        "the channels' watermarks are not restored", lambda: [_patched(TaskInput, "restore", _no_channels)], seed=65
+        "the channels' watermarks are not restored", lambda: [_patched(TaskInput, "restore", _no_channels)], seed=70
     ),
     Mutant("lateness by batch", lambda: [_patched(TaskInput, "_take_source", _late_by_batch)]),
     Mutant("idleness guessed downstream", lambda: [patch.object(TaskInput, "watermark", property(_guessed_idle))]),

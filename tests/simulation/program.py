@@ -13,7 +13,7 @@ from operators import KeyBy, Keyed, Running, Select, Value, Window, agg, tumblin
 from streams import App, EventTime, Schema, TwoPhaseSink, connect
 
 PARTITIONS = 2
-TX, LABELS = "sim.tx", "sim.labels"
+TX, LABELS, PLAIN = "sim.tx", "sim.labels", "sim.plain.in"
 MINUTE, DISORDER, LATENESS, HOLD = 60_000, 5_000, 3_000, 45_000
 START = 28_333_333 * MINUTE
 FAR, NEVER = START + 10**9, -(10**18)
@@ -58,10 +58,11 @@ class Watch(Keyed[Tx, Risk]):
         yield Risk(ctx.key, at, "timer", -1, self.seen.get())
 
 
-def make(outside: TwoPhaseSink | None = None, idle: str = "") -> App:
+def make(outside: TwoPhaseSink | None = None, idle: str = "", plain: bool = False) -> App:
     """The program; its running counts are written to a sink outside the log, too, if one is given.
 
     `idle`: its sources fall silent, and a window of windows shows if that is told before all rows have gone on.
+    `plain`: the payments are read once more, by tasks without state: all that these have is their positions.
     """
     app = App("sim", dead_letters="sim.dead")
     tx = app.source(TX, Tx, key="card", disorder="5s", start="earliest", idle=idle or "1h")
@@ -78,11 +79,15 @@ def make(outside: TwoPhaseSink | None = None, idle: str = "") -> App:
         sums.late | app.sink("sim.late", key="n")
     minutes.late | Select("id", "card") | app.sink("sim.late", key="card")
     connect(labels, tx | KeyBy("terminal")) | Watch() | app.sink("sim.risk", key="terminal")
+    if plain:
+        again = app.source(PLAIN, Tx, key="card", disorder="5s", start="earliest", idle="1h")
+        again | Select("id", "card") | app.sink("sim.plain", key="card")
     return app
 
 
 APP = make()
 IDLE = make(idle="1ms")
+WITH_PLAIN = make(plain=True)
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,10 @@ class Row:
 class Input:
     """Some rows for each partition, with disorder and late ones, from a seed; an end mark after them, or silence."""
 
-    def __init__(self, seed: int, place_of: "dict[str, int]", silence: bool, count: int) -> None:
+    def __init__(
+        self, seed: int, place_of: "dict[str, int]", silence: bool, count: int, *, plain: bool = False
+    ) -> None:
+        self.plain = plain
         self.silence, self.place_of, self.lateness = silence, place_of, 3 * MINUTE if silence else LATENESS
         rng = random.Random(seed * 7919 + 1)
         self.tx: list[Row] = []
@@ -152,7 +160,7 @@ def _turns(rows: list[Row], disorder: int) -> dict[Row, int]:
 
 def expected(data: Input) -> tuple[Output, dict[str, list[int]]]:
     """What must come out: of each topic the multiset, and of the running counts the order by card, too."""
-    out: Output = {name: Counter() for name in ("running", "minutes", "late", "risk", "sums")}
+    out: Output = {name: Counter() for name in ("running", "minutes", "late", "risk", "sums", "plain")}
     order: dict[str, list[int]] = defaultdict(list)
     counts: Counter[str] = Counter()
     windows: Counter[tuple[str, int]] = Counter()
@@ -174,6 +182,7 @@ def expected(data: Input) -> tuple[Output, dict[str, list[int]]]:
     if data.silence:
         _sums(out["minutes"], max(maximum.values()) - DISORDER - data.lateness, out["sums"])
     _risk(data, out["risk"])
+    out["plain"].update(_text(id=row.id, card=row.card) for row in data.tx if data.plain)
     return out, order
 
 
