@@ -13,12 +13,19 @@ of what is committed sees it:
     large       --keys keys, one worker, nothing happens
     snapshots   the same, with a snapshot of each task every 5 s (a directory)
 
+With the last one, how long the copies of stores have held up work is told from the worker's metrics; most of them are made
+while the --keys are worked through at full speed.
+
 Tasks that stay should pause no longer than with nothing going on. The feed and the reader share the machine.
 """
 
+import math
 import os
+import re
+import socket
 import tempfile
 import time
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -120,6 +127,22 @@ def _moved(bench: Bench, rounds: int) -> list[str]:
     return [_line(case, kind, pauses) for (case, kind), pauses in sorted(found.items())]
 
 
+def _free_port() -> int:
+    with socket.socket() as asked:
+        asked.bind(("127.0.0.1", 0))
+        return int(asked.getsockname()[1])
+
+
+def _copies(port: int) -> str:
+    """How long copies of stores for snapshots have held up the worker's thread."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        text = answer.read().decode()
+    found = re.findall(r'^streams_snapshot_copy_seconds_bucket\{le="([^"]+)"\} (\S+)$', text, re.MULTILINE)
+    within = {float(most): float(count) for most, count in found}
+    longest = min(most for most, count in within.items() if count == within[math.inf])
+    return f"copies     {within[math.inf]:.0f}: {within[0.05]:.0f} within 50 ms, all within {longest * 1000:.0f} ms"
+
+
 @click.command()
 @click.option("--keys", default=5_000_000, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
@@ -141,13 +164,18 @@ def main(keys: int, rounds: int, cases: str, log: str, brokers: str | None) -> N
             if case in wanted:
                 with ExitStack() as stack:
                     place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                    options = ["--checkpoints", str(place)] if case == "snapshots" else []
+                    port = _free_port()
+                    options = (
+                        ["--checkpoints", str(place), "--http", f"127.0.0.1:{port}"] if case == "snapshots" else []
+                    )
                     os.environ["STREAMS_SNAPSHOT_INTERVAL"] = "5s"
                     bench = Bench(stack, at, case, keys, options)
                     if case == "snapshots":
                         await_snapshots(place)
                     for line in _still(bench, case, rounds):
                         click.echo(line)
+                    if case == "snapshots":
+                        click.echo(_copies(port))
 
 
 if __name__ == "__main__":
