@@ -13,8 +13,8 @@ of what is committed sees it:
     large       --keys keys, one worker, nothing happens
     snapshots   the same, with a snapshot of each task every 5 s (a directory)
 
-With the last one, how long the copies of stores have held up work is told from the worker's metrics; most of them are made
-while the --keys are worked through at full speed.
+With the last one, how long the copies of stores have held up work is told from the worker's metrics; most of them are
+made while the --keys are worked through at full speed.
 
 Tasks that stay should pause no longer than with nothing going on. The feed and the reader share the machine.
 """
