@@ -2,7 +2,7 @@
 
 moto comes from PyPI, and is what the tests use. versitygw is a server that people run in production, a Go module:
 
-    go install github.com/versity/versitygw/cmd/versitygw@v1.0.17
+    go install github.com/versity/versitygw/cmd/versitygw@v1.0.14
 """
 
 import os
