@@ -25,7 +25,7 @@ demo: $(ENV) ## card fraud found in a stream of payments, on this machine alone
 	@$(VENV)/bin/streams demo
 
 test: $(FULL) ## every test, those on a real Apache Kafka included
-	@$(PYTHON) -m pytest --numprocesses 3 --dist worksteal
+	@$(PYTHON) -m pytest --numprocesses 2 --dist worksteal
 
 check: lint test ## everything that CI checks: format, lint, types, import rules, tests
 

@@ -1,7 +1,10 @@
 """What the tests of the log on a real Kafka share."""
 
+import os
+import signal
 import time
 import uuid
+from pathlib import Path
 
 from streams.core.record import Produced, TopicPartition
 from streams.log.base import TopicSpec
@@ -44,6 +47,16 @@ def wait(condition, seconds=60):
     while not condition():
         assert time.monotonic() < deadline
     return True
+
+
+def stand_still(pid):
+    """SIGSTOP, until all threads stand: at first one alone is told, and while it waits for a core the others go on."""
+    os.kill(pid, signal.SIGSTOP)
+    wait(lambda: all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads(pid)))
+
+
+def threads(pid):
+    return Path(f"/proc/{pid}/task").glob("*/stat")
 
 
 def joined(log, app, slot, tasks):

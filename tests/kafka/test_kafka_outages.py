@@ -14,7 +14,7 @@ from streams.core.record import TopicPartition
 from streams.log.base import Committed
 from streams.log.kafka import KafkaLog, Timeouts
 from streams.protocol import Lease
-from tests.kafka.steps import joined, new_topic, produced, unused, values_of, wait
+from tests.kafka.steps import joined, new_topic, produced, stand_still, unused, values_of, wait
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
@@ -42,7 +42,7 @@ def test_a_broker_that_stands_still_or_dies_during_a_commit_leaves_all_of_it_or_
             own.kill()
             wake = threading.Thread(target=own.start_again)
         else:
-            os.kill(own.pid, signal.SIGSTOP)
+            stand_still(own.pid)
             wake = threading.Timer(pause, os.kill, (own.pid, signal.SIGCONT))
         wake.start()
         try:
@@ -81,7 +81,7 @@ def test_nobody_is_caught_up_while_the_broker_is_silent_or_gone(own, app):
 
     wait(all_are(True))
     stay(True, 5)
-    os.kill(own.pid, signal.SIGSTOP)
+    stand_still(own.pid)
     try:
         wait(all_are(False), 15)
         stay(False, 2)
@@ -101,7 +101,7 @@ def test_a_count_of_members_that_nobody_answers_does_no_harm_when_the_broker_is_
     log = KafkaLog(own.bootstrap, timeouts=Timeouts(reach_seconds=1.0))
     group = joined(log, app, "w1", 1)
     assert group.members == 1
-    os.kill(own.pid, signal.SIGSTOP)
+    stand_still(own.pid)
     try:
         for _ in range(3):  # with a timeout inside librdkafka each of these could end the process later on
             with pytest.raises(LogUnreachable):
