@@ -75,9 +75,7 @@ def _parts(path: str, info: inspect.Type, within: tuple[type, ...]) -> Iterator[
             yield from _parts(f"{path}{{}}", info.value_type, within)
         case inspect.CollectionType():
             yield from _parts(f"{path}[]", info.item_type, within)
-        case inspect.StructType() | inspect.DataclassType() | inspect.TypedDictType() | inspect.NamedTupleType() if (
-            info.cls not in within
-        ):
+        case _ if isinstance(info, _FIELDS) and info.cls not in within:
             in_order = isinstance(info, inspect.NamedTupleType) or getattr(info, "array_like", False)
             for number, field in enumerate(info.fields):
                 part = f"{path}[{number}]" if in_order else f"{path}.{field.encode_name}"

@@ -85,7 +85,8 @@ def run(
     streams run fraud.pipeline:app --workers auto --http 127.0.0.1:9400
     STREAMS_SLOT=b streams run fraud.pipeline:app --settings production.toml
 
-    Exit codes: 0 stopped in good order, 1 an error, 2 wrong usage.
+    Exit codes: 0 stopped in good order, 1 an error, 2 wrong usage, 70 a function that did not return (--stop-timeout,
+    --watchdog-exit).
     """
     from streams.app import make_worker, open_log
     from streams.supervisor import parent as supervisor

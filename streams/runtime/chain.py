@@ -2,10 +2,9 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from time import perf_counter
 
 from streams.core.batch import Batch
 from streams.core.errors import OperatorError, StreamsError
@@ -138,7 +137,7 @@ class Chain:
             self._steps.append(_Step(node, operator, context))
         for step in self._steps:
             if step.operator is not None and step.context is not None:
-                with self._timed(step.node.id):
+                with self._running(step.node):
                     step.operator.open(step.context)
 
     def process(self, inputs: Mapping[str, Batch]) -> None:
@@ -201,7 +200,7 @@ class Chain:
             arrived = [(port, b) for port, e in enumerate(node.inputs) for b in outbox.get((e.node, e.side), ())]
             if given is not None:
                 arrived += given.get(node.id, ())
-            with self._timed(node.id):
+            with self._running(node):
                 made = self._run_operator(step, arrived, watermark, drain)
             assert step.context is not None
             if made:
@@ -215,17 +214,8 @@ class Chain:
                     self.counts.exits[node.id] = self.counts.exits.get(node.id, 0) + batch.count
                     self._emit(node, batch)
 
-    @contextmanager
-    def _timed(self, node: str) -> Iterator[None]:
-        """An operator's code runs: known to the watchdog, and counted."""
-        started = perf_counter()
-        self._place.at(self._task, node)
-        try:
-            yield
-        finally:
-            spent = perf_counter() - started
-            self._place.took(spent)
-            self.counts.seconds[node] = self.counts.seconds.get(node, 0.0) + spent
+    def _running(self, node: Node) -> AbstractContextManager[None]:
+        return self._place.running(self._task, node.id, self.counts.seconds)
 
     def _run_operator(
         self, step: _Step, arrived: Sequence[tuple[int, Batch]], watermark: int | None, drain: bool

@@ -1,7 +1,6 @@
 """Where rows leave a task for a sink outside the log: prepared before the commit, published after it."""
 
 from collections.abc import Iterable, Mapping
-from time import perf_counter
 from typing import Any
 
 import polars as pl
@@ -84,10 +83,9 @@ class OutsideSinks:
 
     def _call(self, node: str, method: str, *arguments: Any) -> Any:
         sink, task, _ = self._sinks[node]
-        started = perf_counter()
-        self._place.at(self._task, node)
         try:
-            return getattr(sink, method)(task, *arguments)
+            with self._place.running(self._task, node, self.seconds):
+                return getattr(sink, method)(task, *arguments)
         except StreamsError:
             raise
         except FAILURES as error:
@@ -97,7 +95,3 @@ class OutsideSinks:
                 where=f"{type(sink).__name__}, task {self._task}",
                 fix=f"{when}, and it is tried again; if it lasts, mend the sink or what it writes to",
             ) from error
-        finally:
-            spent = perf_counter() - started
-            self._place.took(spent)
-            self.seconds[node] = self.seconds.get(node, 0.0) + spent

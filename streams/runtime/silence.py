@@ -11,7 +11,7 @@ class Silences:
 
     >>> from streams.settings import Settings
     >>> place = Place(); silences = Silences(place); silences.after(100.0)
-    >>> place.task, place.operator = "0/1", "map-1"; place.took(69.0); silences.before(170.0); silences.after(170.0)
+    >>> place.spent["0/1", "map-1"] = 69.0; silences.before(170.0); silences.after(170.0)
     >>> print(silences.hint(171.0, 60.0, Settings()))  # doctest: +ELLIPSIS
     the worker did not poll its group for 70.0 s, longer than the 60.0 s after which ...
     >>> silences.hint(171.0, 60.0, Settings())

@@ -148,7 +148,11 @@ class Snapshots:
                 if task.store.mark.sequence == opening.done or self._snapshotter.busy(name_of(task.id)):
                     continue
                 if not self._put_off(task.store, opening):
-                    opening.flushes, opening.flushing = 1, self._snapshotter.flush(task.store.flush)
+                    self._flush(task.store, opening)
+
+    def _flush(self, store: StateStore, opening: _Opening) -> None:
+        opening.flushes += 1
+        opening.flushing = self._snapshotter.flush(store.flush)
 
     def _put_off(self, store: StateStore, opening: _Opening) -> bool:
         """Not now: a flush would wait for compactions, and whoever closes the store for the flush."""
@@ -217,8 +221,9 @@ class Snapshots:
         flushed, opening.flushing = opening.flushing, None
         unflushed = task.store.unflushed
         if unflushed and opening.flushes < _FLUSHES:
-            opening.flushes, opening.flushing = opening.flushes + 1, self._snapshotter.flush(task.store.flush)
+            self._flush(task.store, opening)
             return
+        opening.flushes = 0
         if unflushed and self._put_off(task.store, opening):
             return
         opening.put_off = 0

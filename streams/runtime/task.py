@@ -236,12 +236,8 @@ class Task:
             if stamp >= 0 and (self.oldest is None or stamp < self.oldest):
                 self.oldest = stamp
         self.records_in[item.spec.topic] = self.records_in.get(item.spec.topic, 0) + len(records)
-        started, place = perf_counter(), self._tools.place
-        place.at(str(self.id), item.spec.node)
-        try:
+        with self._tools.place.running(str(self.id), item.spec.node):
             taken = item.take(records)
-        finally:
-            place.took(perf_counter() - started)
         self.release.add(index, taken)
 
     def step(self) -> None:

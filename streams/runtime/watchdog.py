@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from streams.metrics import Metrics
@@ -40,15 +41,19 @@ class Place:
     def __str__(self) -> str:
         return f"operator {self.operator!r} of task {self.task} is running" if self.operator else f"it is {self.doing}"
 
-    def at(self, task: str, operator: str) -> None:
-        """The operator is called now."""
+    @contextmanager
+    def running(self, task: str, operator: str, seconds: dict[str, float] | None = None) -> Iterator[None]:
+        """The operator's code runs; what it took is added to its `seconds`, too."""
+        started = time.perf_counter()
         self.task, self.operator = task, operator
-
-    def took(self, seconds: float) -> None:
-        """The operator has returned, or failed."""
-        name = (self.task, self.operator)
-        self.spent[name] = self.spent.get(name, 0.0) + seconds
-        self.operator = ""
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - started
+            self.spent[task, operator] = self.spent.get((task, operator), 0.0) + took
+            self.operator = ""
+            if seconds is not None:
+                seconds[operator] = seconds.get(operator, 0.0) + took
 
     def slowest(self) -> str:
         """The operator that has taken most since the group was polled; "" if none has run."""

@@ -1,7 +1,9 @@
 """What RocksDB does not tell of its own files: a manifest that has lost its end, damage on which it hangs, who has them
 open, and what its errors mean to an operator. Plain files, without RocksDB."""
 
+import os
 import re
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from zlib import crc32
@@ -52,6 +54,14 @@ def endless(file: Path) -> bool:
         else:
             at += 7 + size
     return False
+
+
+def link(source: Path | str, target: Path | str) -> None:
+    """The same file under another name; a copy of it on a file system without links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def corrupt(directory: Path, what: str) -> StateCorrupt:

@@ -20,7 +20,6 @@ process. Traps of rocksdict that shape this module, all measured; tests/state/te
 """
 
 import math
-import os
 import shutil
 import time
 from collections import deque
@@ -52,7 +51,7 @@ from streams.core.errors import StateCorrupt, StateError, StateInUse, StateMisma
 from streams.core.store import StoreSpec
 from streams.state.base import Change, Mark, StateStore
 from streams.state.cursor import RocksCursor
-from streams.state.files import DAMAGED, Manifest, corrupt, endless, manifest_of, named
+from streams.state.files import DAMAGED, Manifest, corrupt, endless, link, manifest_of, named
 from streams.state.look import Look
 from streams.state.overlay import CachedMap, CleanEntries
 
@@ -228,10 +227,13 @@ class RocksStore(StateStore):
         to 140 ms for 10 MB in memory, and seconds behind compactions. The one method for any thread; needs no GIL."""
         with self._flushing:
             try:
-                for name in self._marked_last():
-                    self._families[name].flush()
+                self._flush()
             except Exception as error:
                 raise named(error, self._directory, "flushing") from error
+
+    def _flush(self) -> None:
+        for name in self._marked_last():
+            self._families[name].flush()
 
     @property
     def unflushed(self) -> bool:
@@ -255,8 +257,7 @@ class RocksStore(StateStore):
         try:
             directory.parent.mkdir(parents=True, exist_ok=True)
             if self.unflushed:  # else the flush would wait for compactions all the same
-                for name in self._marked_last():
-                    self._families[name].flush()  # without the GIL, which the checkpoint would hold for it
+                self._flush()  # without the GIL, which the checkpoint would hold for it
             Checkpoint(database).create_checkpoint(str(directory))
             directory.chmod(0o700)
         except Exception as error:
@@ -273,7 +274,7 @@ class RocksStore(StateStore):
         """
         linked = directory.with_name(f"{directory.name}.verified")  # RocksDB writes its LOG into what it opens
         try:
-            shutil.copytree(directory, linked, copy_function=_link)
+            shutil.copytree(directory, linked, copy_function=link)
             for _ in _read_all(linked):
                 wanted()
         except OSError as error:
@@ -477,13 +478,6 @@ def _read_all(directory: Path) -> Iterator[None]:
         iterator = None  # it would keep the files open
         if database is not None:
             database.close()
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without links
-        shutil.copy2(source, target)
 
 
 def drop(directory: Path) -> None:
