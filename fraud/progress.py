@@ -33,5 +33,5 @@ def as_line(now: Figures, found: Found) -> str:
     """Event time, alerts by reason of all runs, and the worker's figures of this run, on one line."""
     alerts = dict(found.alerts)
     reasons = ", ".join(f"{code} {count:,}" for code, count in sorted(alerts.items()))
-    day = f"day {found.day(now.status.watermark):3} of {found.days}"
+    day = f"day {found.day(now.status.watermark) or '-':>3} of {found.days}"
     return f"{day}  alerts of all runs {sum(alerts.values()):,} ({reasons or 'none'})  this run: {figures.as_line(now)}"

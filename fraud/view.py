@@ -24,7 +24,9 @@ class DemoView:
         figures, found = self.figures, self.found
         day, alerts = found.day(figures.status.watermark), dict(found.alerts)
         yield Text("")
-        yield Title(f"card fraud, day {day} of {found.days}", f"event time; {span(figures.seconds)} by the clock")
+        yield Title(
+            f"card fraud, day {day or '-'} of {found.days}", f"event time; {span(figures.seconds)} by the clock"
+        )
         yield ProgressBar(total=found.days, completed=day, width=options.max_width)
         yield Segment.line()
         yield Cells(

@@ -220,8 +220,9 @@ class Reporter:
         marks = [r.watermark for r in running if r.watermark is not None]
         self.status.state_bytes = sum(r.state_bytes for r in running)
         self.status.lag = sum(r.lag for r in running)
-        self.status.watermark = min(marks) if marks else None
-        self.status.watermark_delay = (now - min(marks)) / 1000 if marks else None
+        known = min(marks) if marks and len(running) == len(reports) else None  # one that is restored may be behind
+        self.status.watermark = known
+        self.status.watermark_delay = (now - known) / 1000 if known is not None else None
         self.publish(reports)
         if marks:
             self._look_at_retention(min(marks))
